@@ -1,0 +1,40 @@
+"""The exceptions of pytest-langasync.
+
+Each carries one message for the person who reads it: what happened, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class LangasyncError(Exception):
+    """Base class of every exception raised by pytest-langasync."""
+
+
+class ConfigurationError(LangasyncError):
+    """An option, marker keyword, key, model or base URL that cannot work as given.
+
+    Trying again without a change cannot help. Under pytest it ends the run with exit status 4.
+    """
+
+
+class ProviderError(LangasyncError):
+    """The provider could not be reached, or answered in a way that ends this attempt.
+
+    Jobs that were already submitted stay at the provider; a later run collects them.
+    """
+
+
+class JobNotFoundError(ProviderError):
+    """The provider does not know the job (deleted, expired, or of another account)."""
+
+
+class CreateUnknownError(ProviderError):
+    """The outcome of a batch creation is unknown: it may or may not exist at the provider."""
+
+
+class CapacityError(ProviderError):
+    """The provider has no room for the batch now (enqueued-token or queue limit); try later."""
+
+
+class CacheError(LangasyncError):
+    """The cache directory cannot be used: not writable, or written by a newer version."""

@@ -1,0 +1,262 @@
+"""Frozen data that every other module speaks in. Imports nothing of the package."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+__all__ = [
+    "Answer",
+    "Call",
+    "Credentials",
+    "Job",
+    "JobState",
+    "JobStatus",
+    "Request",
+    "Row",
+    "canonical_json",
+]
+
+CUSTOM_ID_SEPARATOR = "-"
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of ``value``: sorted keys, no spaces, no ASCII escapes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(value: Any) -> str:
+    """Return 160 bits of the SHA-256 of the canonical JSON of ``value``, as 40 hex digits."""
+    data = canonical_json(value).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(data).hexdigest()[:40]
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What lets a request in at its provider: held in memory, never stored, never shown.
+
+    ``headers`` are those of the intercepted request that concern the account (authorization,
+    organisation, project, workspace, a gateway's own headers), in lower case.
+    """
+
+    headers: Mapping[str, str] = field(repr=False)
+
+    @cached_property
+    def account(self) -> str:
+        """A digest that tells two accounts apart inside this process; never written down."""
+        return digest(dict(self.headers))
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request to a model, with the body exactly as the SDK serialised it.
+
+    ``body`` lacks only ``stream`` and its companions, which a batch cannot take.
+    ``headers`` are the batch-level headers that change the answer (such as ``anthropic-beta``).
+    ``endpoint`` is the path below ``base_url``: ``/chat/completions``, ``/responses``,
+    ``/embeddings`` or ``/messages``.
+    """
+
+    provider: str
+    base_url: str
+    endpoint: str
+    body: Mapping[str, Any] = field(repr=False)
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @cached_property
+    def identity(self) -> str:
+        """The digest of everything that makes two requests the same."""
+        return digest(
+            [self.provider, self.base_url, self.endpoint, list(self.headers), self.body]
+        )
+
+    @property
+    def model(self) -> str:
+        """The model asked for, or an empty string where the body names none."""
+        model = self.body.get("model", "")
+        return model if isinstance(model, str) else ""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request made by one owner (a test, or a wide fixture), for the n-th time.
+
+    ``key`` identifies its answer; ``credentials`` and ``streamed`` do not take part in it.
+    """
+
+    request: Request
+    owner: str
+    occurrence: int
+    credentials: Credentials = field(repr=False, compare=False)
+    streamed: bool = field(default=False, compare=False)
+
+    @cached_property
+    def key(self) -> str:
+        """The digest of (request, owner, occurrence), as 40 hex digits."""
+        return digest([self.request.identity, self.owner, self.occurrence])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A provider's reply to a call: status code and body, successes and errors alike.
+
+    ``job_id`` is empty for an answer obtained in real time. ``received_at`` and ``bought_at`` are
+    seconds since the epoch: when it was stored, and when its job was created.
+    """
+
+    key: str
+    status: int
+    body: Any = field(repr=False)
+    job_id: str = ""
+    request_id: str = ""
+    bought_at: float = 0.0
+    received_at: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """True for a 2xx status."""
+        return 200 <= self.status < 300
+
+    @property
+    def source(self) -> str:
+        """``"batch"`` or ``"realtime"``: the price list it was bought from."""
+        return "batch" if self.job_id else "realtime"
+
+
+class JobState(enum.Enum):
+    """Where a job stands, the providers' status words reduced to what decides the next step."""
+
+    RUNNING = "running"
+    """Work goes on, or is being cancelled: poll again."""
+    ENDED = "ended"
+    """Nothing more will happen; rows, perhaps not all, can be read."""
+    REJECTED = "rejected"
+    """The provider refused the whole batch; nothing ran."""
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """The answer to one poll."""
+
+    state: JobState
+    word: str
+    """The provider's own word: ``in_progress``, ``finalizing``, ``expired``, …"""
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    reason: str = ""
+    """Why a batch was rejected, in the provider's words."""
+    reason_code: str = ""
+    """The provider's code for it, such as ``token_limit_exceeded``; empty where it gave none."""
+    retry_after: float | None = None
+    """Seconds that the provider asks to wait before the next poll."""
+    output_refs: tuple[str, ...] = ()
+    """Where the rows can be read: file IDs or a URL."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One provider batch, as written to ``job.json``. ``id`` is the provider's."""
+
+    id: str
+    provider: str
+    base_url: str
+    endpoint: str
+    model: str
+    """The model of all its requests, or an empty string when they differ."""
+    headers: tuple[tuple[str, str], ...]
+    nonce: str
+    created_at: float
+    """Seconds since the epoch."""
+    requests: int
+    word: str = "submitted"
+    """The provider's last known status word."""
+    state: JobState = JobState.RUNNING
+    input_ref: str = ""
+    """The uploaded input file, where the provider has one."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    ended_at: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a job returned for one ``custom_id``, in one shape for all providers.
+
+    ``retryable`` says that the request itself was not at fault (rate limit, server error, expired,
+    cancelled, not returned): sending it again may work.
+    """
+
+    custom_id: str
+    status: int
+    body: Any = field(repr=False)
+    request_id: str = ""
+    retryable: bool = False
+
+
+def make_custom_id(nonce: str, key: str) -> str:
+    """Join a submission's nonce and an answer's key into a ``custom_id`` (at most 64 characters)."""
+    return f"{nonce}{CUSTOM_ID_SEPARATOR}{key}"
+
+
+def split_custom_id(custom_id: str) -> tuple[str, str]:
+    """Return (nonce, key) of a ``custom_id``; both empty when it is not one of ours."""
+    nonce, separator, key = custom_id.partition(CUSTOM_ID_SEPARATOR)
+    if not separator or len(key) != 40 or set(key) - set("0123456789abcdef"):
+        return "", ""
+    return nonce, key
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A recorded call without an answer. Its body is in the store's spool (``Store.spooled``)."""
+
+    key: str
+    owner: str
+    occurrence: int
+    provider: str
+    base_url: str
+    endpoint: str
+    headers: tuple[tuple[str, str], ...]
+    model: str
+    size: int
+    """Bytes of the body as JSON."""
+    credentials: Credentials = field(repr=False, compare=False)
+    priority: int = 1
+    """0 high, 1 normal, 2 low: the order in which jobs are created."""
+    max_retries: int | None = None
+    """How often a retryable failure is sent again; None takes the run's setting."""
+
+
+EventKind = Literal[
+    "uploading",
+    "submitted",
+    "attached",
+    "progress",
+    "collected",
+    "rejected",
+    "retrying",
+    "waiting",
+    "trouble",
+]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something the person who waits would like to see.
+
+    ``requests`` is the number of requests concerned; ``message`` is one line of plain text.
+    """
+
+    kind: EventKind
+    provider: str = ""
+    model: str = ""
+    requests: int = 0
+    job: Job | None = None
+    status: JobStatus | None = None
+    message: str = ""

@@ -1,0 +1,148 @@
+"""What the engine asks of a provider. Each provider is one small file beside this one.
+
+SDKs are imported inside the functions that need them: an inactive run loads none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pytest_langasync.models import Credentials, JobStatus, Request, Row
+
+__all__ = ["Client", "Found", "Limits", "Provider", "Submission", "by_job_id", "by_name", "providers"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one batch may hold."""
+
+    requests: int
+    bytes: int
+    one_model: bool
+    """True where all requests of a batch must name the same model."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A batch about to be created. ``lines`` yields (custom_id, body) as often as it is called for."""
+
+    nonce: str
+    endpoint: str
+    headers: tuple[tuple[str, str], ...]
+    lines: Sequence[tuple[str, Mapping[str, Any]]] | Iterable[tuple[str, Mapping[str, Any]]]
+    count: int
+    suite: str = ""
+    """Identifies the suite at the provider, where a batch can carry metadata."""
+
+
+@dataclass(frozen=True)
+class Created:
+    """A batch that exists now."""
+
+    job_id: str
+    created_at: float
+    input_ref: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A batch seen in the provider's list. ``nonce`` is empty where only its results can tell."""
+
+    job_id: str
+    created_at: float
+    total: int
+    nonce: str = ""
+    suite: str = ""
+    endpoint: str = ""
+    model: str = ""
+    input_ref: str = ""
+    running: bool = True
+
+
+class Client(Protocol):
+    """A provider's batch API for one base URL and one account.
+
+    Every method raises ``ConfigurationError`` for what a retry cannot cure (401, 403, no batch API
+    at this base URL) and ``ProviderError`` for what it may.
+    """
+
+    def create(self, submission: Submission) -> Created:
+        """Create the batch, once.
+
+        Raises:
+            CreateUnknownError: the create call was sent and its outcome is not known.
+            CapacityError: the provider has no room for it now; nothing was created.
+        """
+
+    def status(self, job_id: str) -> JobStatus:
+        """Poll once. Raises ``JobNotFoundError`` when the provider does not know the job."""
+
+    def rows(self, job_id: str, status: JobStatus) -> Iterator[Row]:
+        """Yield the rows of an ended job, in the provider's order, straight from the download."""
+
+    def cancel(self, job_id: str) -> None:
+        """Ask for cancellation; a job that has already ended is no error."""
+
+    def find(self, since: float, limit: int = 1000) -> Iterator[Found]:
+        """Yield batches created at or after ``since`` (seconds since the epoch), newest first."""
+
+    def input_ids(self, job_id: str) -> frozenset[str] | None:
+        """Return the custom IDs that a job was given, or None where the provider cannot tell."""
+
+    def has_batch_api(self) -> bool:
+        """Return whether this base URL answers a list call the way the provider's API does."""
+
+    def delete_files(self, refs: Iterable[str]) -> None:
+        """Delete input and output files that are no longer needed; a missing one is no error."""
+
+    def close(self) -> None:
+        """Close connections."""
+
+
+class Provider(Protocol):
+    """The questions a provider's file answers without any network."""
+
+    name: str
+    limits: Limits
+    endpoints: tuple[str, ...]
+    """The paths below the base URL that it can batch."""
+    job_id_prefix: str
+    key_variables: Mapping[str, str]
+    """Environment variables its SDK reads the key from, each with a placeholder."""
+
+    def is_official(self, base_url: str) -> bool:
+        """Return whether the host is the provider's own, known to have the batch API."""
+
+    def identity_headers(self, headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        """Return the batch-level headers that change the answer, sorted by name."""
+
+    def rejected(self, request: Request) -> str:
+        """Return why this request can never be batched, or an empty string."""
+
+    def line_bytes(self, custom_id: str, body_bytes: int) -> int:
+        """Return an upper bound of what a request adds to the batch, in bytes."""
+
+    def client(self, base_url: str, credentials: Credentials, job_headers: tuple[tuple[str, str], ...]) -> Client:
+        """Return a client of the batch API, made from what the intercepted call carried."""
+
+
+def providers() -> tuple[Provider, ...]:
+    """Return all providers, in the order in which a path is offered to them."""
+    from pytest_langasync.providers.anthropic import ANTHROPIC
+    from pytest_langasync.providers.openai import OPENAI
+
+    return (OPENAI, ANTHROPIC)
+
+
+def by_name(name: str) -> Provider:
+    """Return the provider of this name. Raises ``KeyError`` for an unknown one."""
+    return {provider.name: provider for provider in providers()}[name]
+
+
+def by_job_id(job_id: str) -> Provider | None:
+    """Return the provider whose job IDs look like this, or None."""
+    return next((p for p in providers() if job_id.startswith(p.job_id_prefix)), None)
+
+
