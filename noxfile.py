@@ -10,7 +10,7 @@ nox.options.error_on_missing_interpreters = False
 nox.options.default_venv_backend = "venv"
 
 PYTHONS = ["3.11", "3.12", "3.13"]
-LOWEST = "tests/lowest.txt"
+LOWEST = ".ci/lowest.txt"
 
 
 def install_wheel(session: nox.Session, *extras: str) -> None:
