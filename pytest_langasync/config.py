@@ -1,0 +1,283 @@
+"""One frozen ``Settings`` object from the command line, the ini file and the defaults.
+
+``OPTIONS`` is the one list of what can be set; ``plugin.py`` registers it, ``--help`` prints it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from pytest_langasync.exceptions import ConfigurationError
+
+__all__ = ["OPTIONS", "MarkerOptions", "Option", "Settings", "duration", "settings_from"]
+
+PREFIX = "langasync_"
+MODES = ("batch", "resume", "offline", "realtime", "refresh", "estimate", "sandbox")
+"""Options that switch batch mode on. The others only tune it, so that they may stand in addopts."""
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+def duration(text: str) -> float:
+    """Return the seconds in ``0``, ``90s``, ``30m``, ``6h``, ``7d`` or ``1h30m``.
+
+    Raises:
+        ConfigurationError: the text is none of these.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhdw]?)", text.strip().lower())
+    if not parts or "".join(n + u for n, u in parts) != text.strip().lower():
+        raise ConfigurationError(
+            f"{text!r} is not a duration: give a number and a unit, such as 0, 90s, 30m, 6h or 7d"
+        )
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value >= 0 or math.isinf(value):
+        raise ConfigurationError(f"{text!r} is not a number of 0 or more")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.strip().isdigit():
+        raise ConfigurationError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ConfigurationError(f"{text!r} is not one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def _flag(text: str) -> bool:
+    if text.strip().lower() not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
+        raise ConfigurationError(f"{text!r} is neither true nor false")
+    return text.strip().lower() in ("true", "1", "yes", "on")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One thing that can be set: ``--langasync-NAME`` and, where ``ini``, ``langasync_NAME``."""
+
+    name: str
+    help: str
+    metavar: str = ""
+    """Empty for a switch."""
+    parse: Callable[[str], Any] = str
+    ini: bool = False
+    cli: bool = True
+
+    @property
+    def flag(self) -> str:
+        """The command-line spelling."""
+        return "--langasync-" + self.name.replace("_", "-")
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("batch", "run tests marked langasync through the providers' batch APIs"),
+    Option("all", "treat every collected test as marked langasync", ini=True, parse=_flag),
+    Option(
+        "timeout",
+        "how long to wait for the batches: 0, 90s, 30m, 6h (default 24h); 0 submits and leaves",
+        "DURATION",
+        duration,
+        ini=True,
+    ),
+    Option("resume", "attach to this job (or the last one) and go on", "JOB_ID|last"),
+    Option("offline", "answer from the cache alone: no network, no key"),
+    Option("realtime", "send now, at list price, but record, price and cache"),
+    Option("refresh", "buy new answers for every selected test"),
+    Option(
+        "max_age", "buy new answers for those bought longer ago", "DURATION", duration, ini=True
+    ),
+    Option("estimate", "print requests, tokens and prices of the first wave; send nothing"),
+    Option(
+        "max_cost",
+        "refuse to submit when the estimate's upper bound exceeds this",
+        "USD",
+        _positive,
+        ini=True,
+    ),
+    Option("sandbox", "use the embedded local provider: no key, no network, no cost"),
+    Option(
+        "sandbox_url",
+        "an OpenAI-compatible server (Ollama, vLLM, llama.cpp) that answers behind the sandbox",
+        "URL",
+        ini=True,
+    ),
+    Option(
+        "sandbox_latency",
+        "how long a sandbox batch takes (default 0)",
+        "DURATION",
+        duration,
+        ini=True,
+    ),
+    Option("cache_dir", "where answers are kept (default .langasync)", "DIR", ini=True),
+    Option(
+        "poll_interval",
+        "longest pause between two looks at a job, in seconds (default 60)",
+        "S",
+        _positive,
+        ini=True,
+    ),
+    Option(
+        "max_retries",
+        "how often a request that failed for no fault of its own is sent again (default 3)",
+        "N",
+        _count,
+        ini=True,
+    ),
+    Option("report", "write the run to this file (.json)", "FILE", ini=True),
+    Option(
+        "samples",
+        "per-test (default): each test gets answers of its own; shared: one paid answer serves all",
+        "MODE",
+        _choice("per-test", "shared"),
+        ini=True,
+        cli=False,
+    ),
+    Option(
+        "match_generated_ids",
+        "whether a stored answer may serve a request that differs only in generated identifiers "
+        "(default true)",
+        "BOOL",
+        _flag,
+        ini=True,
+        cli=False,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What this run was told. Durations and intervals in seconds, money in USD."""
+
+    rootdir: Path
+    batch: bool = False
+    all: bool = False
+    timeout: float = 86400.0
+    resume: str = ""
+    offline: bool = False
+    realtime: bool = False
+    refresh: bool = False
+    max_age: float | None = None
+    estimate: bool = False
+    max_cost: float | None = None
+    sandbox: bool = False
+    sandbox_url: str = ""
+    sandbox_latency: float = 0.0
+    cache_dir: str = ".langasync"
+    poll_interval: float = 60.0
+    max_retries: int = 3
+    report: str = ""
+    samples: str = "per-test"
+    match_generated_ids: bool = True
+
+    @property
+    def active(self) -> bool:
+        """Whether batch mode is on."""
+        return any(bool(getattr(self, mode)) for mode in MODES)
+
+    @property
+    def cache(self) -> Path:
+        """The cache directory of this run; the sandbox has one of its own inside."""
+        root = self.rootdir / self.cache_dir
+        return root / "sandbox" if self.sandbox else root
+
+
+def settings_from(
+    rootdir: Path, cli: Mapping[str, Any], ini: Callable[[str], str | None]
+) -> Settings:
+    """Build the settings; the command line wins over the ini file, both over the defaults.
+
+    Raises:
+        ConfigurationError: a value makes no sense, or two options contradict each other.
+    """
+    values: dict[str, Any] = {}
+    for option in OPTIONS:
+        given = cli.get(PREFIX + option.name) if option.cli else None
+        where = option.flag
+        if given in (None, False) and option.ini:
+            given, where = ini(PREFIX + option.name) or None, PREFIX + option.name
+        if given in (None, False):
+            continue
+        try:
+            values[option.name] = given if given is True else option.parse(str(given))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{where}: {error}") from None
+    if values.get("sandbox_url"):
+        values.setdefault("sandbox", bool(cli.get(PREFIX + "sandbox_url")))
+    settings = Settings(rootdir=rootdir, **values)
+    _check(settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    exclusive = [m for m in ("offline", "realtime", "estimate", "resume") if getattr(settings, m)]
+    if len(exclusive) > 1:
+        first, second = (f"--langasync-{name}" for name in exclusive[:2])
+        raise ConfigurationError(f"{first} and {second} contradict each other: give one of them")
+    if settings.offline and settings.refresh:
+        raise ConfigurationError(
+            "--langasync-offline and --langasync-refresh contradict each other: give one of them"
+        )
+    if settings.report and not settings.report.endswith(".json"):
+        raise ConfigurationError(
+            f"--langasync-report: {settings.report!r} must end in .json, the format it is written in"
+        )
+
+
+@dataclass(frozen=True)
+class MarkerOptions:
+    """The keywords of ``@pytest.mark.langasync``."""
+
+    priority: Literal["high", "normal", "low"] = "normal"
+    """The order in which jobs are created."""
+    realtime: bool = False
+    """Send this test's calls at once, at list price; they are still recorded and cached."""
+    max_retries: int | None = None
+    """How often a request that failed for no fault of its own is sent again."""
+
+    @classmethod
+    def parse(cls, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> MarkerOptions:
+        """Check the marker's arguments.
+
+        Raises:
+            ConfigurationError: a positional argument, an unknown keyword or a wrong value.
+        """
+        known = [f.name for f in fields(cls)]
+        if arguments:
+            raise ConfigurationError(
+                f"takes keywords only ({', '.join(known)}), got {arguments[0]!r}"
+            )
+        for name in keywords:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1, 0.5)
+                hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
+                raise ConfigurationError(f"has no keyword {name!r}: {hint}")
+        if keywords.get("priority", "normal") not in ("high", "normal", "low"):
+            raise ConfigurationError(
+                f"priority={keywords['priority']!r} is not one of 'high', 'normal', 'low'"
+            )
+        if not isinstance(keywords.get("realtime", False), bool):
+            raise ConfigurationError(f"realtime={keywords['realtime']!r} is not True or False")
+        retries = keywords.get("max_retries")
+        if retries is not None and (
+            isinstance(retries, bool) or not isinstance(retries, int) or retries < 0
+        ):
+            raise ConfigurationError(f"max_retries={retries!r} is not a whole number of 0 or more")
+        return cls(**keywords)

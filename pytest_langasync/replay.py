@@ -1,0 +1,279 @@
+"""Attempts: what a test asks, what is answered from the store, what is missing.
+
+Knows neither pytest nor a provider nor HTTP. An attempt is one execution of one owner (a test, or a
+Runnable's input); a replay holds what all attempts of a run share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_langasync import masks
+from pytest_langasync.models import Answer, Call, Credentials, Pending, Request, canonical_json
+from pytest_langasync.store import Store
+from pytest_langasync.strands import Strand
+
+__all__ = ["Attempt", "Difference", "Replay", "SendNow"]
+
+_Slot = tuple[str, str]  # (owner, identity): what occurrences are counted by
+
+
+@dataclass(frozen=True)
+class SendNow:
+    """A call to be sent in real time; ``record`` takes its status, body and request ID."""
+
+    call: Call
+    record: Callable[[int, Any, str], Answer]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A call that an attempt made in place of one that it had been given the answer to."""
+
+    owner: str
+    asked: Mapping[str, Any] = field(repr=False)
+    stored: Mapping[str, Any] = field(repr=False)
+
+
+class Replay:
+    """What the attempts of one run share.
+
+    ``shared`` lets one paid answer serve every test that asks the same; ``tokens`` lets an answer
+    serve a request that differs from its own only in generated identifiers.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        started_at: float,
+        shared: bool = False,
+        tokens: bool = True,
+        realtime: bool = False,
+        refresh: bool = False,
+        max_age: float | None = None,
+    ) -> None:
+        self.store = store
+        self.started_at = started_at
+        self.shared = shared
+        self.tokens = tokens
+        self.realtime = realtime
+        self.refresh = refresh
+        self.max_age = max_age
+        self.realtime_bases: set[str] = set()
+        self.effort: defaultdict[str, set[str]] = defaultdict(set)
+        """Keys bought for an owner since it was last judged."""
+        self.fresh: dict[str, frozenset[str]] = {}
+        """Keys whose answers the owner's previous attempt did not have yet."""
+        self.state = store.owner_state()
+        for owner, entry in self.state.items():
+            waiting = frozenset(entry.get("waiting", ()))
+            self.effort[owner] |= waiting
+            if waiting:
+                self.fresh[owner] = waiting
+
+    def find(self, key: str, owner: str) -> Answer | None:
+        """Return the stored answer that counts for this owner in this run, or None."""
+        answer = self.store.answer(key)
+        return answer if answer is not None and self.counts(answer, owner) else None
+
+    def counts(self, answer: Answer, owner: str) -> bool:
+        """Whether a stored answer may still serve: not too old, and an error only for one verdict."""
+        if answer.received_at >= self.started_at:
+            return answer.ok or self.store.in_flight(answer.key) is None
+        entry = self.state.get(owner, {})
+        if answer.bought_at < self.cutoff(owner):
+            return False
+        return answer.ok or (
+            answer.received_at > entry.get("errors_spent_at", 0.0)
+            and self.store.in_flight(answer.key) is None
+        )
+
+    def cutoff(self, owner: str) -> float:
+        """Answers bought before this moment (seconds since the epoch) do not count."""
+        if not self.refresh and self.max_age is None:
+            return 0.0
+        since: float | None = self.state.get(owner, {}).get("since")
+        if since is not None:
+            return since
+        return self.started_at - (0.0 if self.refresh else self.max_age or 0.0)
+
+    def key_owner(self, owner: str) -> str:
+        """The owner as it enters the key of an answer."""
+        return "" if self.shared else owner
+
+
+class Attempt:
+    """One execution of a test: asks, remembers what was asked, knows whether it was parked."""
+
+    def __init__(
+        self,
+        replay: Replay,
+        owner: str,
+        number: int,
+        *,
+        realtime: bool = False,
+        priority: int = 1,
+        max_retries: int | None = None,
+    ) -> None:
+        self.replay = replay
+        self.owner = owner
+        self.number = number
+        self.realtime = realtime
+        self.priority = priority
+        self.max_retries = max_retries
+        self.scope = owner
+        """Who a call belongs to at this moment: the test, or the wide fixture being set up."""
+        self.closed = False
+        self.parked = False
+        self.masked = 0
+        self.missing: dict[str, Pending] = {}
+        self.used: list[tuple[Call, Answer]] = []
+        self.asked: set[str] = set()
+        self._evidence: dict[str, str] = {}
+        self._counts: Counter[_Slot] = Counter()
+        self._errors: dict[_Slot, Call] = {}
+        self._resend: defaultdict[_Slot, list[int]] = defaultdict(list)
+        self._lock = threading.RLock()
+
+    def restart(self) -> None:
+        """Forget what was asked so far: somebody runs the test again inside this attempt."""
+        with self._lock:
+            self._counts.clear()
+            self._errors.clear()
+            self.used.clear()
+
+    def ask(
+        self, request: Request, credentials: Credentials, strand: Strand, *, streamed: bool = False
+    ) -> Answer | SendNow | None:
+        """Return the answer, or how to get it now, or None when the caller has to be parked."""
+        with self._lock:
+            if self.closed:
+                return None
+            slot = (self.scope, request.identity)
+            call = self._call(request, credentials, streamed, slot)
+            answer = self._answer(call, slot)
+            if answer is not None:
+                return self._serve(call, answer, slot, strand)
+            if self._in_real_time(request):
+                return self._send_now(call, slot)
+            self.parked = True
+            if not strand.parked:
+                self._record(call, slot, strand)
+            strand.park()
+            return None
+
+    def _in_real_time(self, request: Request) -> bool:
+        replay = self.replay
+        return self.realtime or replay.realtime or request.base_url in replay.realtime_bases
+
+    def _call(
+        self, request: Request, credentials: Credentials, streamed: bool, slot: _Slot
+    ) -> Call:
+        resend = self._resend[slot]
+        occurrence = resend.pop(0) if resend else self._counts[slot]
+        owner = self.replay.key_owner(self.scope)
+        return Call(request, owner, occurrence, credentials, streamed)
+
+    def _answer(self, call: Call, slot: _Slot) -> Answer | None:
+        answer = self.replay.find(call.key, self.scope)
+        if answer is not None:
+            return answer
+        if slot in self._errors and not self._in_real_time(call.request):
+            # A retry loop meets the same error again; it is no second sample.
+            return self.replay.find(self._errors[slot].key, self.scope)
+        return self._twin(call)
+
+    def _serve(self, call: Call, answer: Answer, slot: _Slot, strand: Strand) -> Answer:
+        again = not answer.ok and answer.key != call.key
+        if not again:
+            self._counts[slot] = max(self._counts[slot], call.occurrence + 1)
+            if not answer.ok:
+                self._errors[slot] = call
+        self.asked.add(answer.key)
+        if answer.key in self.replay.fresh.get(self.scope, ()):
+            strand.inform()
+        self.used.append((call, answer))
+        return answer
+
+    def _twin(self, call: Call) -> Answer | None:
+        """Return an unused answer whose request is equal but for generated identifiers."""
+        replay = self.replay
+        if not replay.tokens:
+            return None
+        for key in sorted(replay.effort.get(self.scope, frozenset()) - self.asked):
+            answer = replay.find(key, self.scope)
+            body = replay.store.request_body(key) if answer is not None else None
+            if answer is None or body is None:
+                continue
+            tokens = masks.same_but_for_tokens(body, call.request.body)
+            if tokens is not None:
+                self.masked += 1
+                changed = masks.replace_tokens(answer.body, tokens)
+                return dataclasses.replace(answer, body=changed)
+        return None
+
+    def _send_now(self, call: Call, slot: _Slot) -> SendNow:
+        self._counts[slot] = max(self._counts[slot], call.occurrence + 1)
+
+        def record(status: int, body: Any, request_id: str) -> Answer:
+            now = time.time()
+            answer = Answer(call.key, status, body, "", request_id, now, now)
+            self.replay.store.add_realtime(call, slot[0], answer)
+            with self._lock:
+                if not answer.ok:
+                    self._resend[slot].append(call.occurrence)
+                self.asked.add(call.key)
+                self.used.append((call, answer))
+            return answer
+
+        return SendNow(call, record)
+
+    def _record(self, call: Call, slot: _Slot, strand: Strand) -> None:
+        self._counts[slot] = call.occurrence + 1
+        request, key = call.request, call.key
+        if not strand.informed:
+            self._evidence.setdefault(self.scope, key)
+        pending = Pending(
+            key=key,
+            owner=self.scope,
+            occurrence=call.occurrence,
+            provider=request.provider,
+            base_url=request.base_url,
+            endpoint=request.endpoint,
+            headers=request.headers,
+            model=request.model,
+            size=len(canonical_json(request.body).encode("utf-8", "surrogatepass")),
+            credentials=call.credentials,
+            priority=self.priority,
+            max_retries=self.max_retries,
+        )
+        self.missing[key] = pending
+        self.replay.store.spool(pending, request.body)
+
+    def difference(self) -> Difference | None:
+        """Return how this attempt strayed from what it had been answered, or None.
+
+        It strayed when it left a bought answer unused and made a new call that did not depend on
+        any answer new to it: a reproducible test would have made that call in an earlier attempt.
+        """
+        replay = self.replay
+        for owner, key in self._evidence.items():
+            unused = [
+                old
+                for old in sorted(replay.effort.get(owner, frozenset()) - self.asked)
+                if replay.find(old, owner) is not None
+            ]
+            bodies = [b for old in unused if (b := replay.store.request_body(old)) is not None]
+            if bodies:
+                asked = replay.store.spooled(key)
+                closest = masks.nearest(asked, bodies)
+                return Difference(owner, asked, bodies[closest or 0])
+        return None
+

@@ -1,0 +1,320 @@
+"""Which attempt a call belongs to, and whether its siblings have all been heard.
+
+A *strand* is one line of execution inside an attempt: the attempt itself, a thread, one work item of
+a thread pool, one asyncio task. Strands answer three questions about a call:
+
+* whose is it? A thread that outlives its attempt keeps that attempt's strand.
+* is it speculative? What a strand asks after it was parked is built on garbage.
+* did it depend on an answer that is new in this attempt? Only then may it be new itself.
+
+For asyncio they also bring all siblings into one wave: a call waits until no further call arrives
+before it parks (``hold``), and a loop whose main coroutine ended parked goes on until the tasks it
+left behind have made their own calls (``settle``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import threading
+import time
+import weakref
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+__all__ = ["Strand", "Strands"]
+
+_strand: contextvars.ContextVar[Strand | None] = contextvars.ContextVar("langasync", default=None)
+_item = threading.local()
+
+TURN = 0.001
+"""Seconds between two looks at the loop."""
+QUIET = 0.03
+"""Seconds without a new call after which siblings are taken to be complete."""
+STUCK = 5.0
+"""Seconds after which a main coroutine that waits for a parked task is cancelled."""
+
+
+class Strand:
+    """One line of execution; ``attempt`` is whatever the engine put there."""
+
+    __slots__ = ("__weakref__", "attempt", "informed", "parent", "parked", "task")
+
+    def __init__(self, attempt: Any, parent: Strand | None = None, *, task: bool = False) -> None:
+        self.attempt = attempt
+        self.parent = parent
+        self.task = task
+        self.parked = parent.parked if parent else False
+        self.informed = parent.informed if parent else False
+
+    def park(self) -> None:
+        """Note a park. Tasks hand it up to those who await them; threads do not, because whoever
+        fills a pool goes on filling it while the first work items park."""
+        strand: Strand | None = self
+        while strand is not None:
+            strand.parked = True
+            strand = strand.parent if strand.task else None
+
+    def inform(self) -> None:
+        """Note that an answer new in this attempt has reached this strand, and so its ancestors."""
+        strand: Strand | None = self
+        while strand is not None and not strand.informed:
+            strand.informed = True
+            strand = strand.parent
+
+
+class Strands:
+    """Tracks strands while installed; everything it patches is undone by ``uninstall``."""
+
+    def __init__(self, parked_type: type[BaseException]) -> None:
+        self._parked_type = parked_type
+        # asyncio takes a task that ends in CancelledError for cancelled by itself: a TaskGroup
+        # does not abort its siblings for it, and nobody complains about an unretrieved exception.
+        self._parked_task_type: type[BaseException] = type(
+            "ParkedTask", (parked_type, asyncio.CancelledError), {}
+        )
+        self._tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], Strand] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._held: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        self._parked_loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        self._arrivals = 0
+        self._entered = 0
+        self._originals: list[tuple[type, str, Any, Any]] = []
+
+    # ---- whose call is it
+
+    def enter(self, attempt: Any) -> contextvars.Token[Strand | None]:
+        """Make ``attempt`` the owner of what this context and its descendants ask."""
+        self._parked_loops.clear()
+        self._entered += 1
+        return _strand.set(Strand(attempt))
+
+    def leave(self, token: contextvars.Token[Strand | None]) -> None:
+        """End what ``enter`` began."""
+        self._entered += 1
+        _strand.reset(token)
+
+    def current(self) -> Strand | None:
+        """Return the strand that is running now, or None outside of every attempt."""
+        inherited = _strand.get()
+        task = _current_task()
+        if task is not None:
+            strand = self._tasks.get(task)
+            if strand is None and inherited is not None:
+                strand = self._tasks[task] = Strand(inherited.attempt, inherited, task=True)
+            return strand
+        item: Strand | None = getattr(_item, "strand", None)
+        # Frameworks run a pool's work item in a copy of the submitter's context.
+        if item is not None and (inherited is None or item.parent is inherited):
+            return item
+        return inherited
+
+    # ---- parking
+
+    def parked(self, message: str) -> BaseException:
+        """Return the exception that parks the caller."""
+        self._arrivals += 1
+        if _current_task() is None:
+            return self._parked_type(message)
+        self._parked_loops.add(asyncio.get_running_loop())
+        return self._parked_task_type(message)
+
+    async def hold(self) -> None:
+        """Wait until no sibling is about to make a call. Under trio, just give them a moment."""
+        self._arrivals += 1
+        task = _current_task()
+        if task is None:
+            import anyio
+
+            await anyio.sleep(QUIET)
+            return
+        loop = asyncio.get_running_loop()
+        if loop in self._parked_loops:
+            return
+        self._held.add(task)
+        try:
+            seen, deadline = self._arrivals, time.monotonic() + QUIET
+            await asyncio.sleep(0)
+            while time.monotonic() < deadline and self._siblings_of_held():
+                await asyncio.sleep(TURN)
+                if self._arrivals != seen:
+                    seen, deadline = self._arrivals, time.monotonic() + QUIET
+            if loop not in self._parked_loops:
+                self._watch(loop, self._root(task))
+        finally:
+            self._held.discard(task)
+
+    def _siblings_of_held(self) -> bool:
+        """Whether a task exists that neither is held nor waits for a held one."""
+        waiting = {self._tasks.get(task) for task in self._held}
+        ancestors: set[Strand | None] = set()
+        for strand in waiting:
+            while strand is not None:
+                ancestors.add(strand)
+                strand = strand.parent
+        return any(self._tasks.get(task) not in ancestors for task in asyncio.all_tasks())
+
+    def _root(self, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
+        strand, top = self._tasks.get(task), task
+        by_strand = {self._tasks.get(other): other for other in asyncio.all_tasks()}
+        while strand is not None:
+            top = by_strand.get(strand, top)
+            strand = strand.parent
+        return top
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, root: asyncio.Task[Any]) -> None:
+        """Cancel a main coroutine that would wait for ever for workers that were parked."""
+
+        entered = self._entered
+
+        def look(seen: int) -> None:
+            if root.done() or self._entered != entered:
+                return
+            if self._arrivals == seen:
+                root.cancel()
+            else:
+                loop.call_later(STUCK, look, self._arrivals)
+
+        loop.call_later(STUCK, look, self._arrivals)
+
+    async def settle(self) -> None:
+        """Let the tasks that a parked main coroutine left behind go on to their own calls."""
+        me = asyncio.current_task()
+        end = time.monotonic() + STUCK
+        seen, deadline = self._arrivals, time.monotonic() + QUIET
+        while time.monotonic() < min(deadline, end):
+            if not any(t is not me and t in self._tasks for t in asyncio.all_tasks()):
+                return
+            await asyncio.sleep(TURN)
+            if self._arrivals != seen:
+                seen, deadline = self._arrivals, time.monotonic() + QUIET
+
+    def bind(
+        self, function: Callable[..., Coroutine[Any, Any, Any]]
+    ) -> Callable[..., Coroutine[Any, Any, Any]]:
+        """Wrap a coroutine function for runners that keep one task for many tests, as anyio's does.
+
+        The task then belongs to the attempt that is running now, and a park leaves the function as
+        an outcome: a cancellation would end the runner.
+        """
+        inherited = _strand.get()
+
+        @functools.wraps(function)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            task = _current_task()
+            if task is not None and inherited is not None:
+                child = self._tasks[task] = Strand(inherited.attempt, inherited, task=True)
+                _strand.set(child)
+            elif inherited is not None:
+                _strand.set(inherited)
+            try:
+                return await function(*args, **kwargs)
+            except asyncio.CancelledError as exception:
+                if task is not None and task.get_loop() in self._parked_loops:
+                    raise self._parked_type(str(exception) or "parked") from None
+                raise
+
+        return wrapper
+
+    # ---- patches
+
+    def install(self) -> None:
+        """Start to follow threads, pools and event loops."""
+        self._patch(threading.Thread, "start", self._thread_start)
+        self._patch(ThreadPoolExecutor, "submit", self._pool_submit)
+        self._patch(asyncio.BaseEventLoop, "run_until_complete", self._run_until_complete)
+
+    def uninstall(self) -> None:
+        """Undo every patch that is still in place."""
+        for owner, name, original, replacement in reversed(self._originals):
+            if vars(owner).get(name) is replacement:
+                setattr(owner, name, original)
+        self._originals.clear()
+
+    def _patch(self, owner: type, name: str, wrap: Callable[[Any], Any]) -> None:
+        original = vars(owner)[name]
+        replacement = functools.wraps(original)(wrap(original))
+        setattr(owner, name, replacement)
+        self._originals.append((owner, name, original, replacement))
+
+    def _thread_start(self, original: Callable[..., None]) -> Callable[..., None]:
+        def start(thread: threading.Thread) -> None:
+            strand = self.current()
+            if strand is not None:
+                run, child = thread.run, Strand(strand.attempt, strand)
+
+                def bound() -> None:
+                    del thread.run  # type: ignore[method-assign]
+                    _strand.set(child)
+                    run()
+
+                thread.run = bound  # type: ignore[method-assign]
+            original(thread)
+
+        return start
+
+    def _pool_submit(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def submit(pool: ThreadPoolExecutor, fn: Callable[..., Any], /, *a: Any, **k: Any) -> Any:
+            strand = self.current()
+            child = Strand(strand.attempt, strand) if strand is not None else None
+
+            @functools.wraps(fn, updated=())
+            def bound(*args: Any, **kwargs: Any) -> Any:
+                previous, _item.strand = getattr(_item, "strand", None), child
+                token = _strand.set(child)
+                try:
+                    return fn(*args, **kwargs)
+                finally:
+                    _strand.reset(token)
+                    _item.strand = previous
+
+            return original(pool, bound, *a, **k)
+
+        return submit
+
+    def _run_until_complete(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def run_until_complete(loop: asyncio.BaseEventLoop, future: Any) -> Any:
+            if _strand.get() is None:
+                return original(loop, future)
+            previous = loop.get_task_factory()
+            loop.set_task_factory(self._factory(previous))
+            try:
+                return original(loop, future)
+            except asyncio.CancelledError as exception:
+                if loop in self._parked_loops:
+                    raise self._parked_type(str(exception) or "parked") from None
+                raise
+            finally:
+                if loop in self._parked_loops and not loop.is_closed():
+                    original(loop, self.settle())
+                loop.set_task_factory(previous)
+
+        return run_until_complete
+
+    def _factory(self, previous: Any) -> Any:
+        def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any) -> Any:
+            parent = self.current()
+            child = Strand(parent.attempt, parent, task=True) if parent is not None else None
+            if child is not None and kwargs.get("context") is None:
+                context = contextvars.copy_context()
+                context.run(_strand.set, child)
+                kwargs["context"] = context
+            if previous is None:
+                task = asyncio.Task(coroutine, loop=loop, **kwargs)
+            else:
+                task = previous(loop, coroutine, **kwargs)
+            if child is not None:
+                self._tasks[task] = child
+            return task
+
+        return factory
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
