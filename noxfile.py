@@ -14,7 +14,7 @@ LOWEST = ".ci/lowest.txt"
 
 
 def install_wheel(session: nox.Session, *extras: str) -> None:
-    """Build the wheel and install it with ``extras``: the tests then run against what is shipped."""
+    """Build the wheel and install it with ``extras``: tests then run against what is shipped."""
     session.install("build")
     target = Path(session.create_tmp())
     for old in target.glob("*.whl"):

@@ -27,7 +27,7 @@ LAYERS = (
     {"batch"},
     {"providers"},
     {"intercept", "attempt", "masks", "sse", "strands", "tracing"},
-    {"store"},
+    {"store", "files"},
     {"pricing"},
     {"config"},
     {"models"},
