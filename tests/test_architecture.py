@@ -26,7 +26,7 @@ LAYERS = (
     {"ledger"},
     {"batch"},
     {"providers"},
-    {"intercept", "attempt", "masks", "sse", "strands", "tracing"},
+    {"intercept", "attempt", "masks", "replay", "sse", "strands", "tracing"},
     {"store", "files"},
     {"pricing"},
     {"config"},
