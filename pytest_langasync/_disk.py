@@ -1,0 +1,111 @@
+"""The folders of a cache, and the small documents in them: what owners and runs remember."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytest_langasync import _files
+from pytest_langasync.exceptions import CacheError
+
+VERSION = 1
+
+
+class Disk:
+    """Where everything lies under ``root``; folders appear with the first write."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.problems: list[str] = []
+        """Damage found on disk, one line each, for the person to see."""
+        self._prepared = False
+
+    def report(self, line: str) -> None:
+        """Add a line to ``problems``, once."""
+        if line not in self.problems:
+            self.problems.append(line)
+
+    def prepare(self) -> None:
+        """Create the directory with what marks it. Raises ``CacheError``."""
+        if self._prepared:
+            return
+        _files.make_private_dir(self.root)
+        for name, text in ((".gitignore", "*\n"), ("version", f"{VERSION}\n")):
+            if not (self.root / name).exists():
+                with _files.replacing(self.root / name) as file:
+                    file.write(text.encode())
+        self._prepared = True
+
+    def check(self) -> None:
+        """Raise ``CacheError`` for a directory that is not writable or of a newer version."""
+        place = next(p for p in (self.root, *self.root.parents) if p.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            raise CacheError(f"the cache directory {self.root} is not writable")
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            if int((self.root / "version").read_text()) > VERSION:
+                raise CacheError(
+                    f"the cache in {self.root} was written by a newer version of "
+                    "pytest-langasync: upgrade, or choose another cache directory"
+                )
+
+    def dir(self, name: str) -> Path:
+        """Return a folder of the cache, created when it is missing."""
+        self.prepare()
+        _files.make_private_dir(self.root / name)
+        return self.root / name
+
+    def job_path(self, job_id: str) -> Path:
+        """Return the folder of a job, whether it exists or not."""
+        return self.root / "jobs" / _files.safe_name(job_id)
+
+    def job_dir(self, job_id: str) -> Path:
+        """Return the folder of a job, created when it is missing."""
+        self.prepare()
+        _files.make_private_dir(self.job_path(job_id))
+        return self.job_path(job_id)
+
+    def intent_requests(self, nonce: str) -> Path:
+        """Return where the requests of a submission lie while it is under way."""
+        return self.root / "intents" / f"{_files.safe_name(nonce)}.requests.jsonl"
+
+    def folders(self, name: str) -> list[Path]:
+        """Return the folders inside one of the cache's folders, sorted."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.root / name) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+        return []
+
+    def owner_state(self) -> dict[str, dict[str, Any]]:
+        """Return what is remembered about each owner between runs."""
+        path = self.root / "state.json"
+        try:
+            return _files.read_document(path) if path.exists() else {}
+        except ValueError as error:
+            self.report(f"{path}: damaged ({error})")
+            return {}
+
+    def update_owner_state(self, changes: Mapping[str, dict[str, Any] | None]) -> None:
+        """Merge changes into what is remembered; None forgets an owner."""
+        from filelock import FileLock
+
+        self.prepare()
+        with FileLock(self.root / "state.lock", mode=0o600):
+            state: dict[str, Any] = {**self.owner_state(), **changes}
+            kept = {owner: value for owner, value in state.items() if value is not None}
+            _files.write_document(self.root / "state.json", kept)
+
+    def write_run(self, run_id: str, run: Mapping[str, Any]) -> None:
+        """Store what a run did and cost. IDs that sort by time keep ``runs`` in order."""
+        _files.write_document(self.dir("runs") / f"{_files.safe_name(run_id)}.json", run)
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Return the stored runs, sorted by ID."""
+        found = []
+        for path in sorted((self.root / "runs").glob("*.json")):
+            try:
+                found.append(_files.read_document(path))
+            except (OSError, ValueError) as error:
+                self.report(f"{path}: damaged ({error})")
+        return found

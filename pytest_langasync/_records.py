@@ -1,0 +1,161 @@
+"""What the store writes and returns: jobs, intents, requests and results as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pytest_langasync import _files
+from pytest_langasync.models import Job, JobState, Row
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class RequestMeta(NamedTuple):
+    """Everything about a request but its body."""
+
+    provider: str
+    base_url: str
+    endpoint: str
+    headers: Headers
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRequest:
+    """A request on disk. ``bought_at`` is in seconds since the epoch; ``job_id`` may be empty."""
+
+    key: str
+    owner: str
+    occurrence: int
+    job_id: str
+    bought_at: float
+    meta: RequestMeta
+    custom_id: str
+    path: Path
+    offset: int
+    length: int
+
+    def body(self) -> Any:
+        """Read the body, or None when it was not stored or is damaged."""
+        found = _files.read_line(self.path, self.offset, self.length)
+        return found[1] if found and found[0].get("key") == self.key else None
+
+
+@dataclass(frozen=True)
+class Intent:
+    """A submission under way: written before a batch is created, removed after its job is."""
+
+    nonce: str
+    meta: RequestMeta
+    """``model`` is empty when the requests name different ones."""
+    created_at: float
+    """Seconds since the epoch, just before the batch was created."""
+    count: int
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The account of an ended job, by key."""
+
+    job: Job
+    ok: int
+    failed: int
+    retryable: Mapping[str, int]
+    """Failed keys whose request was not at fault, with the status of each."""
+    missing: tuple[str, ...]
+    """Keys of requests that the job did not return."""
+    unknown: int = 0
+    """Rows left out because no request had their ``custom_id``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFile:
+    """Where rows came from: shared by the index entries of one file."""
+
+    path: Path
+    job_id: str
+    bought_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where the newest answer to a key lies."""
+
+    file: ResultFile
+    offset: int
+    length: int
+    status: int
+    retryable: bool
+    received_at: float
+
+    @property
+    def age(self) -> tuple[float, float]:
+        """(bought, received), in seconds since the epoch: the greater, the newer."""
+        return (self.file.bought_at or self.received_at, self.received_at)
+
+    @property
+    def ok(self) -> bool:
+        """True for a 2xx status."""
+        return 200 <= self.status < 300
+
+
+def job_document(job: Job) -> dict[str, Any]:
+    """Return a job as it stands in ``job.json``."""
+    return {**asdict(job), "state": job.state.value}
+
+
+def job_from_document(document: Mapping[str, Any]) -> Job:
+    """Return the job of a ``job.json``. Raises ``ValueError``, ``KeyError`` or ``TypeError``."""
+    values = {field.name: document[field.name] for field in fields(Job)}
+    values["state"] = JobState(values["state"])
+    values["headers"] = _headers(values["headers"])
+    return Job(**values)
+
+
+def intent_document(intent: Intent) -> dict[str, Any]:
+    """Return an intent as it stands on disk."""
+    return {**asdict(intent), "meta": intent.meta._asdict()}
+
+
+def intent_from_document(document: Mapping[str, Any]) -> Intent:
+    """Return the intent of a document. Raises ``ValueError``, ``KeyError`` or ``TypeError``."""
+    values = {field.name: document[field.name] for field in fields(Intent)}
+    return Intent(**{**values, "meta": meta_from_document(values["meta"])})
+
+
+def meta_from_document(document: Mapping[str, Any]) -> RequestMeta:
+    """Return the request meta of a document. Raises ``TypeError`` or ``ValueError``."""
+    return RequestMeta(**{**document, "headers": _headers(document.get("headers", ()))})
+
+
+def _headers(pairs: Any) -> Headers:
+    return tuple((name, value) for name, value in pairs)
+
+
+def job_meta(job: Job) -> RequestMeta:
+    """Return what all requests of a job have in common."""
+    return RequestMeta(job.provider, job.base_url, job.endpoint, job.headers, job.model)
+
+
+def request_line(
+    custom_id: str, key: str, owner: str, occurrence: int, body: Any, **more: Any
+) -> bytes:
+    """Return a line of ``requests.jsonl``."""
+    head = {"custom_id": custom_id, "key": key, "owner": owner, "occurrence": occurrence, **more}
+    return _files.encode_line(head, body)
+
+
+def result_line(row: Row, received_at: float) -> bytes:
+    """Return a line of ``results.jsonl``."""
+    head = {
+        "custom_id": row.custom_id,
+        "status": row.status,
+        "request_id": row.request_id,
+        "received_at": received_at,
+        "retryable": row.retryable,
+    }
+    return _files.encode_line(head, row.body)

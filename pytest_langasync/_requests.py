@@ -1,0 +1,75 @@
+"""The requests in a cache: of each job, and by the test that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from sys import intern
+
+from pytest_langasync import _files
+from pytest_langasync import _records as records
+from pytest_langasync._disk import Disk
+from pytest_langasync._records import StoredRequest
+from pytest_langasync.models import Job
+
+
+class Requests:
+    """Request heads by job and, once asked for, by owner. Bodies stay on disk."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._by_job: dict[str, dict[str, StoredRequest]] = {}
+        self._by_owner: dict[str, list[StoredRequest]] | None = None
+
+    def forget(self, job_id: str = "") -> None:
+        """Read again what was known of a job, and of all owners."""
+        self._by_job.pop(job_id, None)
+        self._by_owner = None
+
+    def path(self, job: Job) -> Path:
+        """Return where the requests of a job lie: beside its intent after a crash in between."""
+        path = self._disk.job_path(job.id) / "requests.jsonl"
+        return path if path.exists() or not job.nonce else self._disk.intent_requests(job.nonce)
+
+    def of_job(self, job: Job) -> list[StoredRequest]:
+        """Return the requests of a job in the order in which they were sent."""
+        if job.id not in self._by_job:
+            self._by_job[job.id] = {request.key: request for request in self._scan_job(job)}
+        return list(self._by_job[job.id].values())
+
+    def of_owner(self, owner: str, jobs: Iterable[Job]) -> list[StoredRequest]:
+        """Return the requests of an owner, oldest first."""
+        if self._by_owner is None:
+            requests = [request for job in jobs for request in self._scan_job(job)]
+            for folder in self._disk.folders("realtime"):
+                requests += self._scan(folder / "requests.jsonl", "", 0.0, None)
+            self._by_owner = {}
+            for request in sorted(requests, key=lambda request: request.bought_at):
+                self._by_owner.setdefault(request.owner, []).append(request)
+        return list(self._by_owner.get(owner, ()))
+
+    def _scan_job(self, job: Job) -> Iterator[StoredRequest]:
+        return self._scan(self.path(job), job.id, job.created_at, records.job_meta(job))
+
+    def _scan(
+        self, path: Path, job_id: str, bought_at: float, meta: records.RequestMeta | None
+    ) -> Iterator[StoredRequest]:
+        for line in _files.scan(path):
+            if line is None:
+                # A running process may be in the middle of the last line of its real-time file.
+                if meta is not None:
+                    self._disk.report(f"{path}: a damaged line")
+                continue
+            head = line.head
+            yield StoredRequest(
+                key=head["key"],
+                owner=intern(head["owner"]),
+                occurrence=head["occurrence"],
+                job_id=job_id,
+                bought_at=bought_at or path.stat().st_mtime,
+                meta=meta or records.meta_from_document(head["meta"]),
+                custom_id=head["custom_id"],
+                path=path,
+                offset=line.offset,
+                length=line.length,
+            )

@@ -1,0 +1,388 @@
+"""The cache on disk: jobs, answers, intents and locks. Nothing is created until the first write."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pytest_langasync import _files
+from pytest_langasync import _records as records
+from pytest_langasync._disk import Disk
+from pytest_langasync._index import Index
+from pytest_langasync._records import Entry, Finished, Intent, ResultFile, StoredRequest
+from pytest_langasync._requests import Requests
+from pytest_langasync._spool import Spool
+from pytest_langasync.models import (
+    Answer,
+    Call,
+    Job,
+    JobState,
+    Pending,
+    Row,
+    make_custom_id,
+    split_custom_id,
+)
+
+__all__ = ["Finished", "Intent", "Store", "StoredRequest"]
+
+REALTIME_NONCE = "realtime"
+
+
+class Store(Disk):
+    """Answers, jobs and intents under one directory, shared by any number of processes.
+
+    ``clock`` returns seconds since the epoch. Every writing method raises ``CacheError``. Methods
+    may be called from several threads; ``lock`` belongs to the thread that takes it.
+    """
+
+    def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(root)
+        self._clock = clock
+        self._guard = threading.RLock()
+        self._spool = Spool()
+        self._index = Index(self.report)
+        self._jobs: dict[str, Job] = {}
+        self._seen: dict[Path, object] = {}
+        self._in_flight: dict[str, str] = {}
+        self._requests = Requests(self)
+        self._realtime = root / "realtime" / secrets.token_hex(6)
+        self._submit_lock: Any = None
+
+    # Opening and reading
+
+    def open(self) -> None:
+        """Check that the directory can be used, and read what it holds.
+
+        Raises:
+            CacheError: not a directory, not writable, or written by a newer version.
+        """
+        self.check()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in what other processes wrote; cheap when nothing changed."""
+        with self._guard:
+            for folder in self.folders("jobs"):
+                self._load_job(folder)
+            for folder in self.folders("realtime"):
+                path = folder / "results.jsonl"
+                if self._changed(path, _files.signature(path)):
+                    self._index.load(ResultFile(path, "", 0.0), growing=True)
+                    self._requests.forget()
+
+    def answer(self, key: str) -> Answer | None:
+        """Return the newest answer to a call, successes and errors alike.
+
+        A failure whose request is being sent again is no answer yet.
+        """
+        with self._guard:
+            entry = self._index.get(key)
+            if entry is None or (entry.retryable and key in self._in_flight):
+                return None
+            return self._index.answer(key)
+
+    def peek(self, key: str) -> Entry | None:
+        """Return the facts of the newest answer without reading its body."""
+        with self._guard:
+            return self._index.get(key)
+
+    def in_flight(self, key: str) -> Job | None:
+        """Return the running job that this call is part of."""
+        with self._guard:
+            job_id = self._in_flight.get(key)
+            return self._jobs[job_id] if job_id else None
+
+    def jobs(self) -> list[Job]:
+        """Return all known jobs, oldest first."""
+        with self._guard:
+            return sorted(self._jobs.values(), key=lambda job: (job.created_at, job.id))
+
+    def job(self, job_id: str) -> Job | None:
+        """Return the job of this ID."""
+        with self._guard:
+            return self._jobs.get(job_id)
+
+    # Recorded calls, before they are sent
+
+    def spool(self, pending: Pending, body: Mapping[str, Any]) -> None:
+        """Keep the body of a recorded call, outside memory, until the process ends."""
+        self._spool.add(pending.key, body)
+
+    def spooled(self, key: str) -> Mapping[str, Any]:
+        """Return the body of a recorded call. Raises ``KeyError``."""
+        body: Mapping[str, Any] = self._spool.get(key)
+        return body
+
+    def spooled_has(self, key: str) -> bool:
+        """Return whether this process recorded the call."""
+        return key in self._spool
+
+    def close(self) -> None:
+        """Release what is held in memory and in temporary files."""
+        self._spool.close()
+
+    # Submitting
+
+    @contextlib.contextmanager
+    def lock(self, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold the lock of this cache for a whole submission; it dies with its process.
+
+        ``on_wait`` is called once when another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        self.prepare()
+        if self._submit_lock is None:
+            self._submit_lock = FileLock(self.root / "submit.lock", mode=0o600)
+        with _files.writing(self.root):
+            try:
+                self._submit_lock.acquire(timeout=0)
+            except Timeout:
+                if on_wait is not None:
+                    on_wait()
+                self._submit_lock.acquire()
+        try:
+            yield
+        finally:
+            self._submit_lock.release()
+
+    def write_intent(self, intent: Intent, pendings: Iterable[Pending]) -> None:
+        """Note a submission durably, with its requests taken from the spool."""
+        folder = self.dir("intents")
+        lines = (
+            records.request_line(
+                make_custom_id(intent.nonce, p.key), p.key, p.owner, p.occurrence,
+                self.spooled(p.key),
+            )
+            for p in pendings
+        )  # fmt: skip
+        _files.write_lines(self.intent_requests(intent.nonce), lines)
+        _files.write_document(folder / f"{intent.nonce}.json", records.intent_document(intent))
+
+    def intents(self) -> list[Intent]:
+        """Return the submissions whose outcome is open; call it with the lock held.
+
+        Those whose job was written before a crash are completed, leftovers removed.
+        """
+        folder = self.root / "intents"
+        known = {job.nonce: job for job in self.jobs() if job.nonce}
+        open_: list[Intent] = []
+        for path in sorted(folder.glob("*.json")):
+            try:
+                intent = records.intent_from_document(_files.read_document(path))
+            except (ValueError, KeyError, TypeError) as error:
+                self.report(f"{path}: damaged ({error})")
+                continue
+            if intent.nonce in known:
+                self.promote(intent.nonce, known[intent.nonce])
+            else:
+                open_.append(intent)
+        for path in folder.glob("*.requests.jsonl"):
+            if not path.with_name(path.name.removesuffix(".requests.jsonl") + ".json").exists():
+                _files.remove(path)
+        return open_
+
+    def intent_keys(self, nonce: str) -> frozenset[str]:
+        """Return the keys of the requests of an open submission."""
+        lines = _files.scan(self.intent_requests(nonce))
+        return frozenset(line.head["key"] for line in lines if line)
+
+    def promote(self, nonce: str, job: Job) -> Job:
+        """Turn an intent into a job. After a crash in the middle, do it again."""
+        folder = self.job_dir(job.id)
+        _files.write_document(folder / "job.json", records.job_document(job))
+        source = self.intent_requests(nonce)
+        if source.exists():
+            with _files.writing(source):
+                source.replace(folder / "requests.jsonl")
+                _files.sync_dir(folder)
+                _files.sync_dir(source.parent)
+        self.drop_intent(nonce)
+        self._load_job(folder)
+        return self._jobs[job.id]
+
+    def drop_intent(self, nonce: str) -> None:
+        """Remove an intent whose batch does not exist, or is a job by now."""
+        _files.remove(self.root / "intents" / f"{_files.safe_name(nonce)}.json")
+        _files.remove(self.intent_requests(nonce))
+
+    # Jobs
+
+    def adopt(self, job: Job, custom_ids: Iterable[str] | None = None) -> Job:
+        """Take in a job known by its ID; ``custom_ids`` are its requests where they are known."""
+        folder = self.job_dir(job.id)
+        if custom_ids is not None:
+            lines = (
+                records.request_line(custom_id, split_custom_id(custom_id)[1], "", 0, None)
+                for custom_id in sorted(custom_ids)
+                if split_custom_id(custom_id)[1]
+            )
+            _files.write_lines(folder / "requests.jsonl", lines)
+        _files.write_document(folder / "job.json", records.job_document(job))
+        self._load_job(folder)
+        return self._jobs[job.id]
+
+    def update_job(self, job: Job) -> None:
+        """Write a job's new status."""
+        folder = self.job_dir(job.id)
+        _files.write_document(folder / "job.json", records.job_document(job))
+        self._load_job(folder)
+
+    def finish(
+        self,
+        job: Job,
+        rows: Iterable[Row],
+        *,
+        word: str = "ended",
+        state: JobState = JobState.ENDED,
+        reason: str = "",
+    ) -> Finished:
+        """Store what a job returned, all of it or, when ``rows`` raises, nothing.
+
+        Rows stored before stay. Of several rows of one request the first success wins.
+        """
+        folder, now, unknown = self.job_dir(job.id), self._clock(), 0
+        path, done = folder / "results.jsonl", {}
+        with _files.replacing(path) as file:
+            for line in _files.scan(path):
+                if line is not None:
+                    done[line.head["custom_id"]] = 200 <= line.head["status"] < 300
+                    file.write(_files.raw_line(path, line))
+            expected = {request.custom_id for request in self.requests_in(job.id)}
+            for row in rows:
+                ok = 200 <= row.status < 300
+                if not _belongs(row.custom_id, job, expected):
+                    unknown += 1
+                elif row.custom_id not in done or (ok and not done[row.custom_id]):
+                    done[row.custom_id] = ok
+                    file.write(records.result_line(row, now))
+        facts = {**job.metadata, "answers": str(len(done))}
+        ended = replace(
+            job, state=state, word=word, reason=reason, metadata=facts, ended_at=job.ended_at or now
+        )
+        self.update_job(ended)
+        return replace(self.outcome(job.id), unknown=unknown)
+
+    def outcome(self, job_id: str) -> Finished:
+        """Return the account of a job from what is stored. Raises ``KeyError``."""
+        best: dict[str, dict[str, Any]] = {}
+        for line in _files.scan(self.job_path(job_id) / "results.jsonl"):
+            if line is not None:
+                key = split_custom_id(line.head["custom_id"])[1]
+                if key not in best or line.head["status"] // 100 == 2:
+                    best[key] = line.head
+        bad = {key: head for key, head in best.items() if head["status"] // 100 != 2}
+        return Finished(
+            job=self._jobs[job_id],
+            ok=len(best) - len(bad),
+            failed=len(bad),
+            retryable={key: head["status"] for key, head in bad.items() if head["retryable"]},
+            missing=tuple(r.key for r in self.requests_in(job_id) if r.key not in best),
+        )
+
+    def requests_in(self, job_id: str) -> list[StoredRequest]:
+        """Return the requests of a job in the order in which they were sent."""
+        with self._guard:
+            job = self._jobs.get(job_id)
+            return self._requests.of_job(job) if job else []
+
+    def contents_known(self, job_id: str) -> bool:
+        """Return whether the requests of a job are known, not only its ID."""
+        job = self.job(job_id)
+        return job is not None and self._requests.path(job).exists()
+
+    def forget_requests(self, job_id: str) -> None:
+        """Give back the disk space of the requests of a job in which nothing ran."""
+        _files.remove(self.job_path(job_id) / "requests.jsonl")
+        with self._guard:
+            self._requests.forget(job_id)
+
+    # Real time
+
+    def add_realtime(self, call: Call, answer: Answer) -> None:
+        """Store an answer obtained at list price, at once and durably."""
+        request, custom_id = call.request, make_custom_id(REALTIME_NONCE, call.key)
+        meta = records.RequestMeta(
+            request.provider, request.base_url, request.endpoint, request.headers, request.model
+        )
+        line = records.request_line(
+            custom_id, call.key, call.owner, call.occurrence, request.body, meta=meta._asdict()
+        )
+        received = answer.received_at or self._clock()
+        row = Row(custom_id, answer.status, answer.body, answer.request_id)
+        result, path = records.result_line(row, received), self._realtime / "results.jsonl"
+        self.prepare()
+        with self._guard:
+            _files.make_private_dir(self._realtime)
+            _files.append(self._realtime / "requests.jsonl", line, durable=False)
+            place = _files.append(path, result)
+            file = ResultFile(path, "", 0.0)
+            self._index.add(call.key, Entry(file, place, len(result), row.status, False, received))
+            self._seen[path] = _files.signature(path)
+            self._requests.forget()
+
+    # Requests on disk
+
+    def requests_of(self, owner: str) -> list[StoredRequest]:
+        """Return the stored requests of a test (or wide fixture), oldest first."""
+        with self._guard:
+            return self._requests.of_owner(owner, self._jobs.values())
+
+    def request_body(self, key: str, owner: str) -> Any:
+        """Return the stored body of a call of this owner, or None."""
+        found = [request for request in self.requests_of(owner) if request.key == key]
+        return found[-1].body() if found else None
+
+    # Inside
+
+    def _changed(self, path: Path, state: object) -> bool:
+        changed = self._seen.get(path) != state
+        self._seen[path] = state
+        return changed
+
+    def _load_job(self, folder: Path) -> None:
+        # job.json first: it is written last, so that what it promises is there.
+        names = ("job.json", "results.jsonl", "requests.jsonl")
+        state = tuple(_files.signature(folder / name) for name in names)
+        with self._guard:
+            if not any(state[0]) or not self._changed(folder, state):
+                return
+            try:
+                job = records.job_from_document(_files.read_document(folder / "job.json"))
+                if _files.safe_name(job.id) != folder.name:
+                    raise ValueError("it is of another job")
+            except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+                self.report(f"{folder / 'job.json'}: damaged ({error})")
+                return
+            path = folder / "results.jsonl"
+            whole = self._index.load(ResultFile(path, job.id, job.created_at))
+            if job.state is JobState.ENDED and whole < int(job.metadata.get("answers", 0)):
+                # The provider may still have what the disk lost: collect the job once more.
+                self.report(f"{path}: answers are missing; the job is collected again")
+                job = replace(job, state=JobState.RUNNING)
+            self._track(job)
+
+    def _track(self, job: Job) -> None:
+        self._jobs[job.id] = job
+        self._requests.forget(job.id)
+        for key in [key for key, job_id in self._in_flight.items() if job_id == job.id]:
+            del self._in_flight[key]
+        if job.state is JobState.RUNNING:
+            self._in_flight.update((request.key, job.id) for request in self.requests_in(job.id))
+
+def _belongs(custom_id: str, job: Job, expected: set[str]) -> bool:
+    """Return whether a row answers a request of this job."""
+    if custom_id in expected:
+        return True
+    nonce, key = split_custom_id(custom_id)
+    if len(expected) >= job.requests > 0:
+        return False
+    # Some or all requests are not known here: an ID made by us is as good.
+    return bool(key) and (nonce == job.nonce or not job.nonce)
