@@ -1,0 +1,116 @@
+"""Words and figures as a person reads them: money, time, and text that somebody else wrote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+
+__all__ = ["answer_text", "duration", "escape", "last_message", "money", "one_line", "shorten"]
+
+# C0 and C1 controls bar \n and \t, marks that reorder or hide text, unusual line ends, surrogates.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"
+)
+_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+
+
+def escape(text: str) -> str:
+    """Make ``text`` safe for a terminal: what controls it is shown as an escape, not obeyed.
+
+    Line ends and tabs stay, since they are layout.
+    """
+    return _UNSAFE.sub(_visible, text.replace("\r\n", "\n"))
+
+
+def _visible(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def one_line(text: str) -> str:
+    """Escape ``text`` and put it on one line."""
+    return " ".join(escape(text).split())
+
+
+def shorten(text: str, limit: int) -> str:
+    """Cut ``text`` in the middle, so that at most ``limit`` characters of it are left."""
+    if len(text) <= limit:
+        return text
+    tail = limit // 4
+    left_out = len(text) - limit
+    return f"{text[: limit - tail]} … [{left_out:,} characters left out] … {text[-tail:]}"
+
+
+def money(amount: Decimal) -> str:
+    """Write US dollars with at least two figures that tell: ``$12.34``, ``$0.0123``, ``$0.00012``."""
+    sign, size = "-" if amount < 0 else "", abs(amount)
+    if size == 0 or size >= 1:
+        return f"{sign}${size:,.2f}"
+    places = max(4, 1 - size.adjusted())
+    return f"{sign}${size:.{places}f}"
+
+
+def duration(seconds: float) -> str:
+    """Write a span of time in its two largest units: ``45s``, ``3m10s``, ``2h05m``, ``3d04h``."""
+    left = max(0, int(seconds))
+    for (unit, size), (lower, lower_size) in zip(_UNITS, _UNITS[1:], strict=False):
+        if left >= size:
+            return f"{left // size}{unit}{left % size // lower_size:02d}{lower}"
+    return f"{left}s"
+
+
+def last_message(body: Mapping[str, Any]) -> str:
+    """Return the text of the last thing that a request says to the model."""
+    said = body.get("messages", body.get("input", ""))
+    if isinstance(said, list) and said:
+        last = said[-1]
+        return _text(last) if isinstance(last, Mapping | str) else f"{len(said)} inputs"
+    return said if isinstance(said, str) else ""
+
+
+def answer_text(body: Any) -> str:
+    """Return what an answer says: text, calls of tools, or the error."""
+    if not isinstance(body, Mapping):
+        return str(body)
+    if isinstance(body.get("error"), Mapping):
+        error = body["error"]
+        return f"{error.get('type') or error.get('code') or 'error'}: {error.get('message', '')}"
+    if isinstance(body.get("choices"), list):
+        messages = (choice.get("message") for choice in body["choices"] if choice)
+        return "\n".join(_text(message) for message in messages if message)
+    if isinstance(body.get("data"), list):
+        return f"{len(body['data'])} embeddings"
+    return _text(body.get("output") or body.get("content"))
+
+
+def _text(part: Any) -> str:
+    """Return the text of a message, block or item of any of the APIs, or of a list of them."""
+    if isinstance(part, str):
+        return part
+    if isinstance(part, Mapping):
+        return _join(_pieces(part))
+    return _join(_text(one) for one in part) if isinstance(part, list) else ""
+
+
+def _pieces(part: Mapping[str, Any]) -> Iterable[str]:
+    kind = part.get("type")
+    if kind in ("tool_use", "function_call", "custom_tool_call"):
+        yield _tool_call(part.get("name"), part.get("input", part.get("arguments")))
+        return
+    for name in ("text", "refusal", "content", "output"):
+        yield _text(part.get(name))
+    for call in part.get("tool_calls") or ():
+        function = call.get("function") or {}
+        yield _tool_call(function.get("name"), function.get("arguments"))
+    if kind in ("image_url", "input_image", "image", "file", "input_file", "document"):
+        yield f"[{kind}]"
+
+
+def _tool_call(name: Any, arguments: Any) -> str:
+    return f"{name}({arguments})"
+
+
+def _join(pieces: Iterable[str]) -> str:
+    return "\n".join(piece for piece in pieces if piece)
