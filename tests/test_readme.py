@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_langasync.config import OPTIONS
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 pytestmark = pytest.mark.skipif(not README.exists(), reason="needs the source tree")
@@ -36,6 +38,14 @@ def test_every_option_is_described_and_no_other() -> None:
         cwd=ROOT / "tests",
     )
     assert described == set(re.findall(r"^ +(--langasync-[a-z-]+)", done.stdout, re.MULTILINE))
+
+
+def test_ini_settings_are_marked() -> None:
+    rows = re.findall(r"^\| `--langasync-([a-z-]+)[^|]*\|(.*)\|$", text(), re.MULTILINE)
+    marked = {name for name, does in rows if "(*ini*)" in does}
+    assert marked == {o.name.replace("_", "-") for o in OPTIONS if o.ini and o.cli}
+    only = set(re.findall(r"^\| `langasync_([a-z_]+)`", text(), re.MULTILINE))
+    assert only == {o.name for o in OPTIONS if not o.cli}
 
 
 def test_nightly_recipe_is_the_file() -> None:
