@@ -56,6 +56,7 @@ class Replay:
         shared: bool = False,
         tokens: bool = True,
         realtime: bool = False,
+        silent: bool = False,
         refresh: bool = False,
         max_age: float | None = None,
     ) -> None:
@@ -64,6 +65,8 @@ class Replay:
         self.shared = shared
         self.tokens = tokens
         self.realtime = realtime
+        self.silent = silent
+        """Whether nothing at all may be sent: offline, or for an estimate."""
         self.refresh = refresh
         self.max_age = max_age
         self.realtime_bases: set[str] = set()
@@ -131,16 +134,22 @@ class Attempt:
         self.scope = owner
         """Who a call belongs to at this moment: the test, or the wide fixture being set up."""
         self.closed = False
-        self.parked = False
+        self.parks = 0
+        """How many calls were parked."""
         self.masked = 0
         self.missing: dict[str, Pending] = {}
-        self.used: list[tuple[Call, Answer]] = []
+        self.used: list[tuple[str, Call, Answer]] = []
         self.asked: set[str] = set()
         self._evidence: dict[str, str] = {}
         self._counts: Counter[_Slot] = Counter()
         self._errors: dict[_Slot, Call] = {}
         self._resend: defaultdict[_Slot, list[int]] = defaultdict(list)
         self._lock = threading.RLock()
+
+    @property
+    def parked(self) -> bool:
+        """Whether this attempt cannot be the real run, whatever came out of it."""
+        return self.parks > 0
 
     def restart(self) -> None:
         """Forget what was asked so far: somebody runs the test again inside this attempt."""
@@ -150,9 +159,18 @@ class Attempt:
             self.used.clear()
 
     def ask(
-        self, request: Request, credentials: Credentials, strand: Strand, *, streamed: bool = False
+        self,
+        request: Request,
+        credentials: Credentials,
+        strand: Strand,
+        *,
+        streamed: bool = False,
+        now: bool = False,
     ) -> Answer | SendNow | None:
-        """Return the answer, or how to get it now, or None when the caller has to be parked."""
+        """Return the answer, or how to get it now, or None when the caller has to be parked.
+
+        ``now`` marks a request that no batch can take.
+        """
         with self._lock:
             if self.closed:
                 return None
@@ -161,9 +179,9 @@ class Attempt:
             answer = self._answer(call, slot)
             if answer is not None:
                 return self._serve(call, answer, slot, strand)
-            if self._in_real_time(request):
+            if (now or self._in_real_time(request)) and not self.replay.silent:
                 return self._send_now(call, slot)
-            self.parked = True
+            self.parks += 1
             if not strand.parked:
                 self._record(call, slot, strand)
             strand.park()
@@ -199,7 +217,7 @@ class Attempt:
         self.asked.add(answer.key)
         if answer.key in self.replay.fresh.get(self.scope, ()):
             strand.inform()
-        self.used.append((call, answer))
+        self.used.append((slot[0], call, answer))
         return answer
 
     def _twin(self, call: Call) -> Answer | None:
@@ -230,7 +248,7 @@ class Attempt:
                 if not answer.ok:
                     self._resend[slot].append(call.occurrence)
                 self.asked.add(call.key)
-                self.used.append((call, answer))
+                self.used.append((slot[0], call, answer))
             return answer
 
         return SendNow(call, record)

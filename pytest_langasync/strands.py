@@ -15,12 +15,13 @@ left behind have made their own calls (``settle``).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -204,20 +205,42 @@ class Strands:
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
-            task = _current_task()
-            if task is not None and inherited is not None:
-                child = self._tasks[task] = Strand(inherited.attempt, inherited, task=True)
-                _strand.set(child)
-            elif inherited is not None:
-                _strand.set(inherited)
-            try:
+            with self._bound(inherited):
                 return await function(*args, **kwargs)
-            except asyncio.CancelledError as exception:
-                if task is not None and task.get_loop() in self._parked_loops:
-                    raise self._parked_type(str(exception) or "parked") from None
-                raise
 
         return wrapper
+
+    def bind_generator(
+        self, function: Callable[..., AsyncGenerator[Any, None]]
+    ) -> Callable[..., AsyncGenerator[Any, None]]:
+        """Do for an asynchronous generator fixture what ``bind`` does for a coroutine function."""
+        inherited = _strand.get()
+
+        @functools.wraps(function)
+        async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+            generator = function(*args, **kwargs)
+            with self._bound(inherited):
+                value = await anext(generator)
+            yield value
+            async for extra in generator:
+                yield extra
+
+        return wrapper
+
+    @contextlib.contextmanager
+    def _bound(self, inherited: Strand | None) -> Iterator[None]:
+        task = _current_task()
+        if inherited is not None:
+            child = inherited
+            if task is not None:
+                child = self._tasks[task] = Strand(inherited.attempt, inherited, task=True)
+            _strand.set(child)
+        try:
+            yield
+        except asyncio.CancelledError as exception:
+            if task is not None and task.get_loop() in self._parked_loops:
+                raise self._parked_type(str(exception) or "parked") from None
+            raise
 
     # ---- patches
 

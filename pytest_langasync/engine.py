@@ -1,0 +1,518 @@
+"""The run: attempts in, batches out. The same engine under pytest and under ``wrap_chain``.
+
+Ties the parts together and decides nothing about tests: a *front* (the pytest session, a chain's job)
+opens attempts, hands over what is missing, waits, and opens attempts again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pytest_langasync import masks, providers, sse
+from pytest_langasync.batch import Batcher, Policy
+from pytest_langasync.config import MarkerOptions, Settings
+from pytest_langasync.exceptions import ConfigurationError
+from pytest_langasync.intercept import (
+    Decision,
+    Interceptor,
+    Park,
+    RealTime,
+    Redirect,
+    Reply,
+    Wire,
+)
+from pytest_langasync.ledger import Ledger
+from pytest_langasync.models import Answer, Credentials, Event, Pending, Request
+from pytest_langasync.pricing import Estimate, PriceBook
+from pytest_langasync.replay import Attempt, Replay, SendNow
+from pytest_langasync.store import Store
+from pytest_langasync.strands import Strands
+from pytest_langasync.tracing import TraceBuffer
+
+__all__ = ["Engine"]
+
+PRIORITIES = {"high": 0, "normal": 1, "low": 2}
+NOT_ACCOUNT = (
+    "accept",
+    "connection",
+    "content-",
+    "cookie",
+    "host",
+    "idempotency-key",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "transfer-encoding",
+    "user-agent",
+    "x-stainless-",
+)
+"""Beginnings of header names that say nothing about whose account a request is charged to."""
+
+
+class Engine:
+    """Everything one run needs. ``start`` patches, ``close`` undoes; both may be called once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        notify: Callable[[Event], None],
+        parked_type: type[BaseException],
+        sandbox_reply: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.started_at = time.time()
+        self.prices = PriceBook()
+        self.ledger = Ledger(self.started_at, self.prices)
+        self.store = Store(settings.cache)
+        self.batcher = Batcher(
+            self.store,
+            suite=settings.rootdir.name,
+            policy=Policy(poll_interval=settings.poll_interval, max_retries=settings.max_retries),
+            notify=notify,
+            connect=self._connect,
+        )
+        self.strands = Strands(parked_type)
+        self._reply_hook = sandbox_reply
+        self._sandbox: Any = None
+        self._placeholders: list[str] = []
+        self._committed = Decimal(0)
+        self._changes: dict[str, dict[str, Any] | None] = {}
+        self._batchable: dict[tuple[str, str], bool] = {}
+        self._providers = providers.providers()
+        endpoints = tuple(e for provider in self._providers for e in provider.endpoints)
+        self._interceptor = Interceptor(self, self.strands, endpoints)
+        self._attempt: Attempt | None = None
+        self._traces = TraceBuffer(lambda: self._attempt is not None and self._attempt.parked)
+
+    # ---- life
+
+    def start(self) -> None:
+        """Open the cache, start the sandbox where asked for, and patch.
+
+        Raises:
+            CacheError: the cache directory cannot be used.
+            ConfigurationError: the sandbox was asked for and is not installed.
+        """
+        settings = self.settings
+        self.store.open()
+        self.replay = Replay(
+            self.store,
+            started_at=self.started_at,
+            shared=settings.samples == "shared",
+            tokens=settings.match_generated_ids,
+            realtime=settings.realtime,
+            silent=settings.offline or settings.estimate,
+            refresh=settings.refresh,
+            max_age=settings.max_age,
+        )
+        if settings.sandbox:
+            self._sandbox = start_sandbox(settings, self._reply_hook)
+        if settings.sandbox or settings.offline:
+            for provider in self._providers:
+                for variable, placeholder in provider.key_variables.items():
+                    if not os.environ.get(variable):
+                        os.environ[variable] = placeholder
+                        self._placeholders.append(variable)
+        self.strands.install()
+        self._interceptor.install()
+        self._traces.install()
+
+    def close(self) -> None:
+        """Undo every patch, stop the sandbox, take back placeholders."""
+        self._traces.uninstall()
+        self._interceptor.uninstall()
+        self.strands.uninstall()
+        for variable in self._placeholders:
+            os.environ.pop(variable, None)
+        self.batcher.close()
+        if self._sandbox is not None:
+            self._sandbox.stop()
+
+    # ---- attempts
+
+    @contextlib.contextmanager
+    def attempt(self, owner: str, number: int, options: MarkerOptions) -> Iterator[Attempt]:
+        """Run the body as one attempt of ``owner``: its calls are answered, recorded or sent."""
+        attempt = Attempt(
+            self.replay,
+            owner,
+            number,
+            realtime=options.realtime,
+            priority=PRIORITIES[options.priority],
+            max_retries=options.max_retries,
+        )
+        self._attempt = attempt
+        self._traces.refresh()
+        self._traces.begin(owner)
+        token = self.strands.enter(attempt)
+        try:
+            yield attempt
+        finally:
+            self.strands.leave(token)
+            attempt.closed = True
+            self._attempt = None
+            if attempt.parked:
+                self._traces.discard()
+            else:
+                self._traces.commit()
+
+    def park(self, attempt: Attempt) -> None:
+        """Keep what a parked attempt asked for in mind until its next one."""
+        for owner in {pending.owner for pending in attempt.missing.values()} | {attempt.owner}:
+            self.replay.fresh[owner] = frozenset(
+                key for key, pending in attempt.missing.items() if pending.owner == owner
+            )
+
+    def judge(self, attempt: Attempt) -> None:
+        """Enter a finished attempt in the books: what it used has now served its verdict."""
+        changes: dict[str, dict[str, Any] | None] = {}
+        for scope, call, answer in attempt.used:
+            self.ledger.used(attempt.owner, call, answer)
+            if not answer.ok:
+                changes[scope] = {"errors_spent_at": time.time()}
+        if attempt.masked:
+            self.ledger.masked(attempt.owner, attempt.masked)
+        if attempt.owner in self.replay.state:
+            changes.setdefault(attempt.owner, None)
+        self.replay.effort.pop(attempt.owner, None)
+        self.replay.fresh.pop(attempt.owner, None)
+        self._changes.update(changes)
+
+    def first_time(self, attempt: Attempt, owner: str) -> bool:
+        """Whether a test that strayed did so from an earlier run's answers, for the first time.
+
+        Between runs that is an edited prompt: it is bought, and said. Twice in a row it is not.
+        """
+        entry = self.replay.state.get(owner, {})
+        if attempt.number > 1 or entry.get("differed"):
+            return False
+        self.replay.state[owner] = {**entry, "differed": True}
+        self.replay.effort.pop(owner, None)
+        self.ledger.changed(owner)
+        return True
+
+    def give_up(self, attempt: Attempt) -> None:
+        """Forget a test that cannot be replayed; the next run starts with it afresh."""
+        for owner in {attempt.owner, *(p.owner for p in attempt.missing.values())}:
+            self.replay.effort.pop(owner, None)
+            self.replay.fresh.pop(owner, None)
+            self._changes[owner] = None
+
+    def defer(self, owner: str, missing: Iterable[Pending]) -> None:
+        """Enter a test that is still waiting in the books."""
+        for pending in missing:
+            job = self.store.in_flight(pending.key)
+            self.ledger.deferred(owner, pending, job.id if job else None)
+
+    def reason(self, missing: Sequence[Pending], why: str) -> str:
+        """Say in one line (offline: with the nearest stored request) what a test waits for."""
+        if not missing:
+            return why or "waiting for a fixture whose calls wait"
+        if self.settings.estimate:
+            return f"estimate only: {len(missing)} calls were not sent"
+        jobs = {job.id: job for p in missing if (job := self.store.in_flight(p.key)) is not None}
+        if jobs:
+            progress = ", ".join(
+                f"{job.id} ({job.word}, {self.batcher.progress(job.id)})" for job in jobs.values()
+            )
+            return f"{why + ': ' if why else ''}{len(missing)} calls wait in {progress}"
+        if self.settings.offline:
+            return f"offline: {len(missing)} calls have no stored answer{self._nearest(missing[0])}"
+        return why or f"{len(missing)} calls were not sent"
+
+    def _nearest(self, pending: Pending) -> str:
+        stored = [
+            (row.job_id, body)
+            for row in self.store.requests_of(pending.owner)
+            if (body := self.store.request_body(row.key)) is not None
+        ]
+        asked = self.store.spooled(pending.key)
+        index = masks.nearest(asked, [body for _, body in stored])
+        if index is None:
+            return "; no request of this test is stored"
+        job_id, body = stored[index]
+        return f"; nearest stored request ({job_id}) differs:\n{masks.difference(body, asked)}"
+
+    # ---- waves
+
+    def wave(self, pendings: Iterable[Pending]) -> None:
+        """Submit what is missing, or attach to the jobs where it is already under way.
+
+        Raises:
+            ConfigurationError: a key, model or base URL cannot work, or the cost guard refuses.
+            ProviderError: a provider could not be reached; what was submitted stays submitted.
+        """
+        batchable = [p for p in pendings if self._has_batch_api(p)]
+        for pending in batchable:
+            self.replay.effort[pending.owner].add(pending.key)
+        self._guard(batchable)
+        self._note_waiting({pending.owner for pending in batchable})
+        if batchable:
+            self.batcher.submit(batchable, valid=self._still_counts(batchable))
+
+    def _still_counts(self, pendings: list[Pending]) -> Callable[[str], bool]:
+        owners = {pending.key: pending.owner for pending in pendings}
+        return lambda key: self.replay.find(key, owners[key]) is not None
+
+    def answered(self, pendings: Iterable[Pending]) -> bool:
+        """Whether an attempt that missed these can go on now."""
+        return all(
+            p.base_url in self.replay.realtime_bases
+            or self.replay.find(p.key, p.owner) is not None
+            for p in pendings
+        )
+
+    def attach(self, job_id: str, pendings: Iterable[Pending]) -> bool:
+        """Attach to a job by its ID, with the key that the missing calls carried.
+
+        Returns False when no missing call goes to the job's provider.
+
+        Raises:
+            ConfigurationError: the ID belongs to no known provider, or the provider does not know it.
+        """
+        provider = providers.by_job_id(job_id)
+        if provider is None:
+            raise ConfigurationError(
+                f"--langasync-resume: {job_id!r} is not a job ID of a known provider "
+                f"({', '.join(p.job_id_prefix + '…' for p in self._providers)})"
+            )
+        pending = next((p for p in pendings if p.provider == provider.name), None)
+        if pending is None:
+            return False
+        self.batcher.attach(
+            job_id, pending.credentials, pending.base_url, endpoint=pending.endpoint
+        )
+        return True
+
+    def estimates(self, pendings: Iterable[Pending]) -> Iterator[tuple[Pending, Estimate]]:
+        """Yield what each missing call would cost."""
+        for pending in pendings:
+            yield pending, self.prices.estimate(self.request_of(pending))
+
+    def request_of(self, pending: Pending) -> Request:
+        """Return a recorded call's request, its body read back from the spool."""
+        return Request(
+            pending.provider,
+            pending.base_url,
+            pending.endpoint,
+            self.store.spooled(pending.key),
+            pending.headers,
+        )
+
+    def _guard(self, pendings: list[Pending]) -> None:
+        limit = self.settings.max_cost
+        fresh = [p for p in pendings if not self._paid_for(p)] if limit is not None else []
+        if limit is None or not fresh:
+            return
+        for pending, estimate in self.estimates(fresh):
+            upper = estimate.batch_upper
+            if upper is None:
+                raise ConfigurationError(
+                    f"--langasync-max-cost: no upper bound is known for {pending.model!r} (no batch "
+                    "price or no output limit). Nothing was sent. Set an output limit on its calls, "
+                    "or leave the option away"
+                )
+            self._committed += upper
+        if self._committed > Decimal(str(limit)):
+            raise ConfigurationError(
+                f"--langasync-max-cost: this run may cost up to ${self._committed:.4f}, above "
+                f"${limit:.4f}. The wave of {len(fresh)} requests was not sent; what was bought "
+                "before stays in the cache"
+            )
+
+    def _paid_for(self, pending: Pending) -> bool:
+        return (
+            self.replay.find(pending.key, pending.owner) is not None
+            or self.store.in_flight(pending.key) is not None
+        )
+
+    def _has_batch_api(self, pending: Pending) -> bool:
+        """Ask a host that is no known provider, once, whether it has the batch API."""
+        provider = providers.by_name(pending.provider)
+        if self._sandbox is not None or provider.is_official(pending.base_url):
+            return True
+        place = (pending.provider, pending.base_url)
+        if place not in self._batchable:
+            client = self._connect(
+                pending.provider, pending.base_url, pending.credentials, pending.headers
+            )
+            try:
+                self._batchable[place] = client.has_batch_api()
+            finally:
+                client.close()
+            if not self._batchable[place]:
+                self.replay.realtime_bases.add(pending.base_url)
+                host = urlsplit(pending.base_url).netloc
+                self.ledger.passed(host, "has no batch API: its calls ran in real time")
+        return self._batchable[place]
+
+    # ---- what outlives the run
+
+    def _note_waiting(self, owners: set[str]) -> None:
+        """Write down what is being bought for whom, before it is bought."""
+        renewing = self.settings.refresh or self.settings.max_age is not None
+        changes: dict[str, dict[str, Any] | None] = {}
+        for owner in owners:
+            entry = dict(self.replay.state.get(owner, {}))
+            entry["waiting"] = sorted(self.replay.effort[owner])
+            if renewing:
+                entry.setdefault("since", self.replay.cutoff(owner))
+            changes[owner] = self.replay.state[owner] = entry
+        if changes:
+            self.store.update_owner_state(changes)
+
+    def save(self) -> None:
+        """Write down whose errors have served and who is no longer waiting."""
+        if self._changes:
+            self.store.update_owner_state(self._changes)
+            self._changes.clear()
+
+    # ---- the desk: what becomes of a call
+
+    def decide(self, wire: Wire) -> Decision:
+        """Decide what becomes of a model call (see ``intercept.Desk``)."""
+        strand = self.strands.current()
+        call = self._translate(wire)
+        if call is None:
+            return None
+        provider, request, credentials, stream_body = call
+        if strand is None:
+            return Redirect(self._local_url(request)) if self._sandbox is not None else None
+        attempt: Attempt = strand.attempt
+        outcome = attempt.ask(
+            request,
+            credentials,
+            strand,
+            streamed=stream_body is not None,
+            now=bool(provider.rejected(request)),
+        )
+        if outcome is None:
+            return Park(f"{request.model or request.endpoint}: waiting for its batch")
+        if isinstance(outcome, SendNow):
+            return self._real_time(outcome, stream_body)
+        return reply_to(request, outcome, stream_body)
+
+    def unreached(self, wire: Wire, transport: str) -> None:
+        """Count a call whose transport nobody can follow (see ``intercept.Desk``)."""
+        if self.strands.current() is not None:
+            self.ledger.passed(urlsplit(wire.url).netloc, f"is reached through {transport}")
+
+    def _translate(
+        self, wire: Wire
+    ) -> tuple[providers.Provider, Request, Credentials, Mapping[str, Any] | None] | None:
+        """Turn a wire into a request; the last part is the body of a streamed call as it was."""
+        provider = self._provider_of(wire)
+        try:
+            body = json.loads(wire.content)
+        except ValueError:
+            return None
+        if provider is None or not isinstance(body, dict):
+            return None
+        endpoint = next(e for e in provider.endpoints if wire.path.endswith(e))
+        parts = urlsplit(wire.url)
+        base = f"{parts.scheme}://{parts.netloc.lower()}{parts.path.removesuffix(endpoint)}"
+        headers = {name.lower(): value for name, value in wire.headers.items()}
+        account = {n: v for n, v in headers.items() if not n.startswith(NOT_ACCOUNT)}
+        streamed = body if body.get("stream") else None
+        request = Request(
+            provider.name,
+            base,
+            endpoint,
+            sse.strip_stream(endpoint, body),
+            provider.identity_headers(headers),
+        )
+        return provider, request, Credentials(account), streamed
+
+    def _provider_of(self, wire: Wire) -> providers.Provider | None:
+        """OpenAI's assistants also post to ``…/messages``; Anthropic's calls name its version."""
+        for provider in self._providers:
+            if not wire.path.endswith(provider.endpoints):
+                continue
+            if provider.name != "anthropic" or "anthropic-version" in wire.headers:
+                return provider
+        return None
+
+    def _real_time(self, order: SendNow, stream_body: Mapping[str, Any] | None) -> RealTime:
+        request = order.call.request
+
+        def record(status: int, headers: Mapping[str, str], content: bytes) -> Reply:
+            try:
+                body = json.loads(content)
+            except ValueError:
+                body = content.decode("utf-8", "replace")
+            request_id = headers.get("x-request-id") or headers.get("request-id") or ""
+            answer = order.record(status, body, request_id)
+            if answer.ok:
+                return reply_to(request, answer, stream_body)
+            kept = {n: v for n, v in headers.items() if not n.lower().startswith(HOP)}
+            return Reply(status, kept, content)
+
+        content = json.dumps(request.body, ensure_ascii=False, separators=(",", ":"))
+        url = self._local_url(request) if self._sandbox is not None else ""
+        return RealTime(content.encode("utf-8", "surrogatepass"), record, url)
+
+    # ---- connections
+
+    def _local_url(self, request: Request) -> str:
+        return f"{self._sandbox.url}/v1{request.endpoint}"
+
+    def _connect(
+        self,
+        provider: str,
+        base_url: str,
+        credentials: Credentials,
+        headers: tuple[tuple[str, str], ...],
+    ) -> providers.Client:
+        if self._sandbox is not None:
+            base_url = f"{self._sandbox.url}/v1"
+        return providers.by_name(provider).client(base_url, credentials, headers)
+
+
+HOP = ("content-encoding", "content-length", "transfer-encoding", "connection")
+
+
+def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | None) -> Reply:
+    """Return the HTTP reply that the SDK would have received for this answer."""
+    headers = {
+        "content-type": "application/json",
+        "x-should-retry": "false",
+        "x-langasync-job": answer.job_id or "realtime",
+    }
+    if answer.request_id:
+        headers["x-request-id"] = headers["request-id"] = answer.request_id
+    if stream_body is not None and answer.ok and isinstance(answer.body, dict):
+        headers["content-type"] = "text/event-stream; charset=utf-8"
+        events = sse.event_stream(request.endpoint, answer.body, stream_body)
+        return Reply(answer.status, headers, events)
+    text = json.dumps(answer.body, ensure_ascii=False)
+    return Reply(answer.status, headers, text.encode("utf-8", "surrogatepass"))
+
+
+def start_sandbox(settings: Settings, reply: Callable[[Any], Any] | None) -> Any:
+    """Start the embedded provider on a free port of this machine."""
+    try:
+        from pytest_langasync.sandbox import Sandbox
+    except ImportError as error:
+        raise ConfigurationError(
+            "--langasync-sandbox needs its extra: pip install 'pytest-langasync[sandbox]' "
+            f"({error.name} is missing)"
+        ) from None
+    directory: Path = settings.cache / "provider"
+    sandbox = Sandbox(
+        directory,
+        latency=settings.sandbox_latency,
+        reply=reply,
+        forward_url=settings.sandbox_url or None,
+    )
+    sandbox.start()
+    return sandbox
+

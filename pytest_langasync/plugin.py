@@ -1,0 +1,101 @@
+"""The pytest plugin: options, marker, fixture. Registers the session only when batch mode is on.
+
+Nothing here imports an SDK or an HTTP library: with the flag absent the plugin costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from pytest_langasync import hookspecs
+from pytest_langasync.config import OPTIONS, PREFIX, MarkerOptions, Settings, settings_from
+from pytest_langasync.exceptions import ConfigurationError
+
+SETTINGS_KEY = pytest.StashKey[Settings]()
+
+MARKER = (
+    "langasync(priority='normal', realtime=False, max_retries=None): run this LLM evaluation "
+    "through the provider's batch API when --langasync-batch is given"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register every option and its ini twin."""
+    group = parser.getgroup("langasync", "LLM evaluations at batch price (pytest-langasync)")
+    for option in OPTIONS:
+        if option.cli and option.metavar:
+            group.addoption(
+                option.flag, dest=PREFIX + option.name, metavar=option.metavar, help=option.help
+            )
+        elif option.cli:
+            group.addoption(
+                option.flag, dest=PREFIX + option.name, action="store_true", help=option.help
+            )
+        if option.ini:
+            parser.addini(PREFIX + option.name, option.help, type="string", default="")
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Register our hook specifications."""
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the settings; register the session and its reporter when batch mode is on."""
+    config.addinivalue_line("markers", MARKER)
+    cli = {PREFIX + o.name: config.getoption(PREFIX + o.name) for o in OPTIONS if o.cli}
+    try:
+        settings = settings_from(config.rootpath, cli, config.getini)
+    except ConfigurationError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.stash[SETTINGS_KEY] = settings
+    if not settings.active or config.getoption("help", False):
+        return
+    from pytest_langasync.reporter import Reporter
+
+    reporter = Reporter(config, settings)
+    config.pluginmanager.register(reporter, "langasync-reporter")
+    worker = hasattr(config, "workerinput")
+    distributed = getattr(config.option, "dist", "no") != "no" and not worker
+    if not distributed and not config.option.collectonly:
+        from pytest_langasync.session import BatchSession
+
+        config.pluginmanager.register(BatchSession(config, settings, reporter), "langasync-session")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Check the marker's keywords on every run, so that a nightly job is not the first to tell."""
+    settings = config.stash[SETTINGS_KEY]
+    for item in items:
+        marker = item.get_closest_marker("langasync")
+        if marker is None and not settings.all:
+            continue
+        try:
+            options = MarkerOptions.parse(*((marker.args, marker.kwargs) if marker else ((), {})))
+        except ConfigurationError as error:
+            raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.langasync {error}") from None
+        if settings.active:
+            from pytest_langasync.session import OPTIONS_KEY
+
+            item.stash[OPTIONS_KEY] = options
+
+
+@dataclass(frozen=True)
+class Langasync:
+    """What the fixture ``langasync`` gives a test."""
+
+    attempt: int
+    """Which execution of the test this is: 1 for the first; always 1 without batch mode."""
+
+
+@pytest.fixture
+def langasync(request: pytest.FixtureRequest) -> Langasync:
+    """The test's own view of its run."""
+    if not request.config.stash[SETTINGS_KEY].active:
+        return Langasync(1)
+    from pytest_langasync.session import ATTEMPT_KEY
+
+    return Langasync(request.node.stash.get(ATTEMPT_KEY, 1))

@@ -1,0 +1,205 @@
+"""What the person sees under pytest: progress, letters, the summary, the exit status, the report file.
+
+Registered in every active process but an xdist worker's own console; workers hand their books to the
+controller. Strings come from ``report/``; this module only carries them to pytest's terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_langasync.config import Settings
+from pytest_langasync.ledger import Ledger
+from pytest_langasync.models import Answer, Call, Event, Job, Pending
+from pytest_langasync.pricing import Estimate, PriceBook
+
+if TYPE_CHECKING:
+    from pytest_langasync.engine import Engine
+    from pytest_langasync.report.progress import Progress
+
+__all__ = ["EX_TEMPFAIL", "Reporter"]
+
+EX_TEMPFAIL = 75
+"""Exit status when nothing failed but tests are still waiting (``sysexits.h``: try again later)."""
+OUTPUT = "langasync"
+
+
+class Reporter:
+    """Collects what the session did and shows it."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.config = config
+        self.settings = settings
+        self.started_at = time.time()
+        self.ledger = Ledger(self.started_at, PriceBook())
+        self.deferred: dict[str, str] = {}
+        self.verdicts: dict[str, str] = {}
+        self.troubles: list[str] = []
+        self.strayed: list[str] = []
+        self.estimates: Sequence[tuple[Pending, Estimate]] = ()
+        self.interrupted: Sequence[Job] = ()
+        self.left = 0
+        self._progress: Progress | None = None
+        self._bodies: dict[str, dict[str, Any]] = {}
+
+    @property
+    def terminal(self) -> Any:
+        """pytest's terminal reporter, or None (``-p no:terminal``, xdist workers)."""
+        return self.config.pluginmanager.get_plugin("terminalreporter")
+
+    # ---- while it runs
+
+    def event(self, event: Event) -> None:
+        """Show an event of the batch engine."""
+        if self.terminal is None:
+            return
+        if self._progress is None:
+            from pytest_langasync.report.progress import Progress
+
+            self.terminal.ensure_newline()
+            live = bool(self.terminal._tw.hasmarkup and self.terminal.isatty)
+            self._progress = Progress(self.terminal.write_line, live=live)
+        self._progress.show(event)
+
+    def pause(self) -> None:
+        """End the display, because tests are about to run or the wait is over."""
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+
+    def failure_section(self, calls: Sequence[tuple[Call, Answer]]) -> str:
+        """Return the section of a failing test's report that shows its calls."""
+        from pytest_langasync.report.terminal import failure_section
+
+        return failure_section(calls, started_at=self.started_at)
+
+    # ---- the end of the session
+
+    def finish(self, engine: Engine) -> None:
+        """Take over the engine's books; an xdist worker sends them to the controller."""
+        engine.settle_books()
+        if not hasattr(self.config, "workeroutput"):
+            self.ledger.merge(engine.ledger.as_dict())
+            self._load_bodies(engine)
+            return
+        self.config.workeroutput[OUTPUT] = json.dumps(
+            {
+                "ledger": engine.ledger.as_dict(),
+                "troubles": self.troubles,
+                "estimates": [(p.model, p.provider, vars_of(e)) for p, e in self.estimates],
+                "left": self.left,
+            },
+            default=str,
+        )
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take over a worker's books."""
+        output = getattr(node, "workeroutput", {}).get(OUTPUT)
+        if output:
+            data = json.loads(output)
+            self.ledger.merge(data["ledger"])
+            self.troubles += data["troubles"]
+            self.left += data["left"]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note verdicts, and what is deferred, wherever the test ran."""
+        reason = getattr(report, "langasync_deferred", None)
+        if reason is not None:
+            self.deferred[report.nodeid] = reason
+        elif report.when == "call" or report.outcome != "passed":
+            self.verdicts[report.nodeid] = "error" if self._is_error(report) else report.outcome
+
+    @staticmethod
+    def _is_error(report: pytest.TestReport) -> bool:
+        return report.failed and report.when != "call"
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(
+        self, report: pytest.TestReport
+    ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+        """Give deferred tests a letter of their own."""
+        if getattr(report, "langasync_deferred", None) is None:
+            return None
+        return "deferred", "D", ("DEFERRED", {"yellow": True})
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Keep deferred tests for ``--lf``; never let a run with unjudged tests be green."""
+        lf = self.config.pluginmanager.get_plugin("lfplugin")
+        for nodeid in self.deferred:
+            if lf is not None and getattr(lf, "lastfailed", None) is not None:
+                lf.lastfailed[nodeid] = True
+        if self.deferred and session.exitstatus in (pytest.ExitCode.OK, EX_TEMPFAIL):
+            session.exitstatus = EX_TEMPFAIL  # type: ignore[assignment]
+
+    def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:
+        """Write the summary, and the report file where one was asked for."""
+        from pytest_langasync.report import terminal
+
+        write = terminalreporter.write_line
+        verbose = self.config.get_verbosity() > 0
+        summary = self.ledger.summary()
+        terminalreporter.section("langasync", sep="-", bold=True)
+        if self.estimates:
+            for line in terminal.estimate_lines([(p.model, e) for p, e in self.estimates]):
+                write(line)
+        width = terminalreporter._tw.fullwidth
+        for line in terminal.summary_lines(
+            summary, verbose=verbose, width=width, sandbox=self.settings.sandbox
+        ):
+            write(line.text, **line.markup)
+        for line in self._notes():
+            write(line, yellow=True)
+        if self.settings.report:
+            self._write_report(exitstatus)
+            write(f"report written to {self.settings.report}")
+
+    def _notes(self) -> Iterable[str]:
+        from pytest_langasync.report.progress import interrupted_lines
+
+        yield from (f"trouble: {trouble}" for trouble in self.troubles)
+        for nodeid in self.strayed:
+            yield f"not reproducible: {nodeid}"
+        if self.left:
+            yield f"stopped: {self.left} tests were still parked; nothing was sent for them"
+        if self.interrupted:
+            yield from interrupted_lines(self.interrupted)
+        if self.deferred:
+            yield f"{len(self.deferred)} deferred (exit status {EX_TEMPFAIL} unless a test failed):"
+            reasons = dict.fromkeys(self.deferred.values())
+            yield from (f"  {line}" for reason in list(reasons)[:5] for line in reason.splitlines())
+            if len(reasons) > 5:
+                yield f"  … and {len(reasons) - 5} more reasons (-rs shows each)"
+            if not (self.settings.offline or self.settings.estimate or self.interrupted):
+                yield "run the same command again to collect them"
+
+    # ---- the report file
+
+    def _load_bodies(self, engine: Engine) -> None:
+        if self.settings.report:
+            self._bodies = engine.bodies()
+
+    def _write_report(self, exitstatus: int) -> None:
+        from pytest_langasync.report import jsonfile
+
+        verdicts = self.verdicts | dict.fromkeys(self.deferred, "deferred")
+        data = jsonfile.run_json(
+            self.ledger,
+            verdicts=verdicts,
+            exit_status=int(exitstatus),
+            answer_of=lambda key: self._bodies.get(key, {}).get("answer"),
+            request_of=lambda key: self._bodies.get(key, {}).get("request"),
+        )
+        jsonfile.write(Path(self.config.invocation_params.dir) / self.settings.report, data)
+
+
+def vars_of(estimate: Estimate) -> dict[str, Any]:
+    """Return an estimate as plain data."""
+    return {name: getattr(estimate, name) for name in estimate.__dataclass_fields__}

@@ -1,0 +1,398 @@
+"""The run under pytest: attempts, parked tests, waves, verdicts. The hooks here decide, the engine works."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pytest
+
+from pytest_langasync import masks
+from pytest_langasync.config import MarkerOptions, Settings
+from pytest_langasync.engine import Engine
+from pytest_langasync.exceptions import CacheError, ConfigurationError, ProviderError
+from pytest_langasync.models import Pending
+from pytest_langasync.replay import Attempt
+from pytest_langasync.reporter import Reporter
+from pytest_langasync.reports import ReportBuffer, report_outcome, reset_item
+
+__all__ = ["OPTIONS_KEY", "BatchSession", "Parked"]
+
+T = TypeVar("T")
+OPTIONS_KEY = pytest.StashKey[MarkerOptions]()
+ATTEMPT_KEY = pytest.StashKey[int]()
+
+
+class Parked(pytest.skip.Exception):
+    """A call has no answer yet. No ``Exception``, so that a test's own handlers let it pass; an
+    outcome, so that pytest's fixture machinery and asynchronous runners handle it in order."""
+
+
+@dataclass
+class Entry:
+    """A test that waits for answers."""
+
+    item: pytest.Item
+    attempts: int
+    missing: tuple[Pending, ...] = ()
+
+
+@dataclass
+class _Poison:
+    """Wide fixtures that were parked in this pass, and what came out of them."""
+
+    fixtures: list[Any] = field(default_factory=list)
+    exceptions: list[BaseException] = field(default_factory=list)
+
+    def reached(self, item: pytest.Item, exception: BaseException | None = None) -> bool:
+        """Whether an item failed by, or was given, what a parked fixture left in pytest's cache."""
+        if isinstance(exception, Parked) or any(exception is e for e in self.exceptions):
+            return True
+        info = getattr(item, "_fixtureinfo", None)
+        if not self.fixtures or info is None:
+            return False
+        used = {id(f) for group in info.name2fixturedefs.values() for f in group}
+        return any(id(f) in used and f.cached_result is not None for f in self.fixtures)
+
+
+class BatchSession:
+    """The plugin object of an active run, registered only then."""
+
+    def __init__(self, config: pytest.Config, settings: Settings, reporter: Reporter) -> None:
+        self.config = config
+        self.settings = settings
+        self.reporter = reporter
+        self.engine = Engine(
+            settings,
+            notify=reporter.event,
+            parked_type=Parked,
+            sandbox_reply=lambda request: config.hook.pytest_langasync_sandbox_reply(
+                request=request
+            ),
+        )
+        self.attempt: Attempt | None = None
+        self._hit = False
+        self._queue: list[Entry] = []
+        self._poison = _Poison()
+        self._order: dict[pytest.Item, int] = {}
+        self._entries: dict[pytest.Item, Entry] = {}
+
+    # ---- the session
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        try:
+            self.engine.start()
+        except (ConfigurationError, CacheError) as error:
+            raise pytest.UsageError(str(error)) from None
+        self.buffer = ReportBuffer(session)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        self.reporter.finish(self.engine)
+
+    def pytest_unconfigure(self) -> None:
+        self.engine.close()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        self._order = {item: index for index, item in enumerate(session.items)}
+        try:
+            result = yield
+            if self._queue:
+                self._waves(session)
+            return result
+        except (session.Failed, session.Interrupted):
+            self.reporter.left = len(self._queue)
+            raise
+        finally:
+            self.engine.save()
+
+    # ---- one attempt
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        options = item.stash.get(OPTIONS_KEY, None)
+        if options is None:
+            return (yield from self._bystander(item))
+        entry = self._entries.pop(item, None) or Entry(item, 0)
+        entry.attempts += 1
+        item.stash[ATTEMPT_KEY] = entry.attempts
+        self.buffer.hold()
+        try:
+            with self._attempting(item, entry.attempts, options) as attempt:
+                result = yield
+        except BaseException:
+            self.buffer.release()
+            raise
+        if not attempt.parked:
+            self.engine.judge(attempt)
+            self.buffer.release()
+            return result
+        self.buffer.discard()
+        reset_item(item)
+        if not self._strayed(item, attempt):
+            self.engine.park(attempt)
+            entry.missing = tuple(attempt.missing.values())
+            self._queue.append(entry)
+        return result
+
+    @contextmanager
+    def _attempting(
+        self, item: pytest.Item, number: int, options: MarkerOptions
+    ) -> Iterator[Attempt]:
+        with self.engine.attempt(item.nodeid, number, options) as attempt:
+            self.attempt = attempt
+            try:
+                yield attempt
+            finally:
+                self.attempt = None
+
+    def _bystander(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Run an unmarked test; one that shares a parked fixture has to wait with the others."""
+        if not self._poison.fixtures and not self._poison.exceptions:
+            return (yield)
+        self._hit = False
+        self.buffer.hold()
+        try:
+            result = yield
+        except BaseException:
+            self.buffer.release()
+            raise
+        if self._hit:
+            self.buffer.discard()
+            reset_item(item)
+            self._queue.append(Entry(item, 1))
+        else:
+            self.buffer.release()
+        return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, T, T]:
+        if self.attempt is not None:
+            self.attempt.restart()
+        return (yield from self._phase(item))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, T, T]:
+        return (yield from self._phase(item))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, T, T]:
+        return (yield from self._phase(item))
+
+    def _phase(self, item: pytest.Item) -> Generator[None, T, T]:
+        """Turn a park into a cheap outcome: a failure report with its traceback costs a second."""
+        try:
+            result = yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException as exception:
+            if self._is_parked(item, exception):
+                raise Parked("parked") from None
+            raise
+        if self._is_parked(item, None):
+            raise Parked("parked")
+        return result
+
+    def _is_parked(self, item: pytest.Item, exception: BaseException | None) -> bool:
+        if self._poison.reached(item, exception):
+            self._hit = True
+            if self.attempt is not None:
+                self.attempt.parks += 1
+        return self.attempt.parked if self.attempt is not None else self._hit
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, T, T]:
+        function = pyfuncitem.obj
+        if self.attempt is None or not inspect.iscoroutinefunction(function):
+            return (yield)
+        pyfuncitem.obj = self.engine.strands.bind(function)
+        try:
+            return (yield)
+        finally:
+            pyfuncitem.obj = function
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> Generator[None, T, T]:
+        attempt = self.attempt
+        if attempt is None:
+            return (yield)
+        wide = fixturedef.scope != "function"
+        scope, before, function = attempt.scope, attempt.parks, fixturedef.func
+        if wide:
+            attempt.scope = fixture_owner(fixturedef, request)
+        if inspect.iscoroutinefunction(function):
+            fixturedef.func = self.engine.strands.bind(function)
+        elif inspect.isasyncgenfunction(function):
+            fixturedef.func = self.engine.strands.bind_generator(function)
+        try:
+            result = yield
+        except BaseException as exception:
+            if attempt.parks > before and not isinstance(exception, KeyboardInterrupt):
+                self._poison.exceptions.append(exception)
+                if not isinstance(exception, (pytest.skip.Exception, Exception)):
+                    # pytest caches outcomes and Exceptions only, and trips over the rest later.
+                    parked = Parked("parked")
+                    fixturedef.cached_result = (None, fixturedef.cache_key(request), (parked, None))
+                    raise parked from None
+            raise
+        finally:
+            attempt.scope, fixturedef.func = scope, function
+        if wide and attempt.parks > before:
+            self._poison.fixtures.append(fixturedef)
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if report.failed and self.attempt is not None and not self.attempt.parked:
+            calls = [(call, answer) for _, call, answer in self.attempt.used]
+            if calls:
+                report.sections.append(("langasync calls", self.reporter.failure_section(calls)))
+        return report
+
+    def _strayed(self, item: pytest.Item, attempt: Attempt) -> bool:
+        """Fail a test that does not ask again for what it was already answered."""
+        difference = attempt.difference()
+        if difference is None or self.engine.first_time(attempt, difference.owner):
+            return False
+        text = masks.difference(difference.stored, difference.asked)
+        self.reporter.strayed.append(item.nodeid)
+        self.engine.give_up(attempt)
+        message = (
+            f"{difference.owner} is not reproducible: attempt {attempt.number} asked for something "
+            f"else than the attempt before it, and left a bought answer unused.\n\n{text}\n\n"
+            "A batched test runs once more for every wave, and must ask the same each time. Seed "
+            "what is random, sort what is unordered, freeze the clock; or run it at once with "
+            "@pytest.mark.langasync(realtime=True). Nothing more is bought for it."
+        )
+        report_outcome(item, pytest.fail.Exception(message, pytrace=False))
+        return True
+
+    # ---- waves
+
+    def _waves(self, session: pytest.Session) -> None:
+        try:
+            self._run_waves(session)
+        except ConfigurationError as error:
+            self._defer(str(error))
+            raise pytest.UsageError(str(error)) from None
+        except (ProviderError, CacheError) as error:
+            self.reporter.troubles.append(str(error))
+        except KeyboardInterrupt:
+            self.reporter.interrupted = self.engine.batcher.running
+            self._defer("interrupted")
+            raise
+        finally:
+            self.reporter.pause()
+        self._defer()
+
+    def _run_waves(self, session: pytest.Session) -> None:
+        settings = self.settings
+        if settings.offline:
+            return
+        if self.config.getoption("setuponly", False) or self.config.getoption("setupplan", False):
+            return
+        if settings.estimate:
+            self.reporter.estimates = list(self.engine.estimates(self._missing()))
+            return
+        deadline = time.monotonic() + settings.timeout
+        if settings.resume and self._resume():
+            if not self.engine.batcher.wait(settings.timeout):
+                return
+            self._pass(session, self._take(self._queue))
+        idle = 0
+        while self._queue:
+            missing = self._missing()
+            self.engine.wave(missing)
+            self.engine.batcher.wait(max(0.0, deadline - time.monotonic()))
+            ready = [e for e in self._queue if self.engine.answered(e.missing)]
+            idle = 0 if missing else idle + 1
+            if not ready or idle > 2:
+                return
+            self._pass(session, self._take(ready))
+
+    def _resume(self) -> bool:
+        job_id = self.settings.resume
+        if job_id == "last":
+            jobs = sorted(self.engine.store.jobs(), key=lambda job: job.created_at)
+            if not jobs:
+                raise ConfigurationError(
+                    f"--langasync-resume=last: there is no job in {self.settings.cache}; "
+                    "give the job's ID instead"
+                )
+            job_id = jobs[-1].id
+        if self.engine.store.job(job_id) is not None:
+            return False
+        return self.engine.attach(job_id, self._missing())
+
+    def _missing(self) -> list[Pending]:
+        found: dict[str, Pending] = {}
+        for entry in self._queue:
+            for pending in entry.missing:
+                found.setdefault(pending.key, pending)
+        return list(found.values())
+
+    def _take(self, entries: Iterable[Entry]) -> list[Entry]:
+        taken = sorted(entries, key=lambda entry: self._order.get(entry.item, 0))
+        chosen = {id(entry) for entry in taken}
+        self._queue = [entry for entry in self._queue if id(entry) not in chosen]
+        return taken
+
+    def _pass(self, session: pytest.Session, entries: list[Entry]) -> None:
+        """Run parked tests again, in a loop like pytest's own."""
+        self.reporter.pause()
+        self._poison = _Poison()
+        for index, entry in enumerate(entries):
+            following = entries[index + 1].item if index + 1 < len(entries) else None
+            self._entries[entry.item] = entry
+            with self._worker_index(session, entry.item):
+                entry.item.config.hook.pytest_runtest_protocol(item=entry.item, nextitem=following)
+            if session.shouldfail:
+                raise session.Failed(session.shouldfail)
+            if session.shouldstop:
+                raise session.Interrupted(session.shouldstop)
+
+    @contextmanager
+    def _worker_index(self, session: pytest.Session, item: pytest.Item) -> Iterator[None]:
+        """A pytest-xdist worker insists that a report belongs to its current item."""
+        for plugin in self.config.pluginmanager.get_plugins():
+            if hasattr(plugin, "item_index") and hasattr(plugin, "channel"):
+                before, plugin.item_index = plugin.item_index, self._order[item]
+                try:
+                    yield
+                finally:
+                    plugin.item_index = before
+                return
+        yield
+
+    def _defer(self, why: str = "") -> None:
+        """Report every test that is still waiting as deferred."""
+        for entry in self._take(self._queue):
+            reason = self.engine.reason(entry.missing, why)
+            self.engine.defer(entry.item.nodeid, entry.missing)
+            with self._worker_index(entry.item.session, entry.item):
+                report_outcome(
+                    entry.item,
+                    pytest.skip.Exception(reason, _use_item_location=True),
+                    langasync_deferred=reason,
+                )
+
+
+def fixture_owner(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> str:
+    """Name a wide fixture in a way that does not depend on which test came first."""
+    owner = f"{fixturedef.baseid}::{fixturedef.argname}"
+    if not hasattr(request, "param"):
+        return f"{owner}@fixture"
+    param = request.param
+    plain = isinstance(param, (str, int, float, bool, type(None)))
+    return f"{owner}[{param if plain else request.param_index}]@fixture"
