@@ -24,17 +24,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-HEAVY = [
-    "openai",
+HEAVY = {
     "anthropic",
-    "langchain",
-    "langchain_core",
-    "pydantic",
-    "rich",
+    "genai_prices",
     "httpx",
     "httpx2",
-    "genai_prices",
-]
+    "langchain",
+    "langchain_core",
+    "openai",
+    "pydantic",
+    "rich",
+}
 
 NO_OP = """
 import pytest
@@ -171,7 +171,7 @@ def bench_inactive(parent: Path, repeats: int) -> None:
     seen = parent / "modules.txt"
     run_pytest(folder, "-p", "langasync", env={"BENCH_MODULES": str(seen)})
     loaded = {name.split(".")[0] for name in seen.read_text().split()}
-    heavy = sorted(loaded & set(HEAVY))
+    heavy = sorted(loaded & HEAVY)
     print(f"{'(a) heavy imports of an inactive run':<46} {', '.join(heavy) or 'none'}", flush=True)
     measures = interleaved(
         repeats,

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="needs the source tree
 # A module imports from its own layer or from those below.
 LAYERS = (
     {"plugin"},
-    {"session"},
+    {"session", "reporter", "reports"},
     {"chain"},
     {"engine"},
     {"cli", "__main__"},
@@ -62,8 +62,8 @@ RESERVED = {
     "uvicorn": {"sandbox"},
     "rich": {"report"},
     "genai_prices": {"pricing"},
-    "pytest": {"plugin", "session", "config"},
-    "_pytest": {"plugin", "session", "config"},
+    "pytest": {"plugin", "session", "reporter", "reports", "config"},
+    "_pytest": {"plugin", "session", "reporter", "reports", "config"},
 }
 
 
