@@ -25,7 +25,7 @@ LAYERS = (
     {"scoring"},
     {"report"},
     {"ledger"},
-    {"batch", "_poll", "_submit"},
+    {"batch", "_plan", "_poll", "_submit"},
     {"providers"},
     {"intercept", "attempt", "masks", "replay", "sse", "strands", "tracing"},
     {"store", "_disk", "_files", "_index", "_records", "_requests", "_spool"},
