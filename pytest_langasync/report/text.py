@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
@@ -44,7 +45,7 @@ def shorten(text: str, limit: int) -> str:
 
 
 def money(amount: Decimal) -> str:
-    """Write US dollars with at least two figures that tell: ``$12.34``, ``$0.0123``, ``$0.00012``."""
+    """Write US dollars so that small sums can be read: ``$12.34``, ``$0.0123``, ``$0.00012``."""
     sign, size = "-" if amount < 0 else "", abs(amount)
     if size == 0 or size >= 1:
         return f"{sign}${size:,.2f}"
@@ -55,7 +56,7 @@ def money(amount: Decimal) -> str:
 def duration(seconds: float) -> str:
     """Write a span of time in its two largest units: ``45s``, ``3m10s``, ``2h05m``, ``3d04h``."""
     left = max(0, int(seconds))
-    for (unit, size), (lower, lower_size) in zip(_UNITS, _UNITS[1:], strict=False):
+    for (unit, size), (lower, lower_size) in itertools.pairwise(_UNITS):
         if left >= size:
             return f"{left // size}{unit}{left % size // lower_size:02d}{lower}"
     return f"{left}s"
@@ -78,8 +79,7 @@ def answer_text(body: Any) -> str:
         error = body["error"]
         return f"{error.get('type') or error.get('code') or 'error'}: {error.get('message', '')}"
     if isinstance(body.get("choices"), list):
-        messages = (choice.get("message") for choice in body["choices"] if choice)
-        return "\n".join(_text(message) for message in messages if message)
+        return _join(_text(choice.get("message")) for choice in _mappings(body["choices"]))
     if isinstance(body.get("data"), list):
         return f"{len(body['data'])} embeddings"
     return _text(body.get("output") or body.get("content"))
@@ -101,11 +101,15 @@ def _pieces(part: Mapping[str, Any]) -> Iterable[str]:
         return
     for name in ("text", "refusal", "content", "output"):
         yield _text(part.get(name))
-    for call in part.get("tool_calls") or ():
-        function = call.get("function") or {}
-        yield _tool_call(function.get("name"), function.get("arguments"))
+    for call in _mappings(part.get("tool_calls")):
+        for function in _mappings([call.get("function")]):
+            yield _tool_call(function.get("name"), function.get("arguments"))
     if kind in ("image_url", "input_image", "image", "file", "input_file", "document"):
         yield f"[{kind}]"
+
+
+def _mappings(items: Any) -> Iterable[Mapping[str, Any]]:
+    return (one for one in items if isinstance(one, Mapping)) if isinstance(items, list) else ()
 
 
 def _tool_call(name: Any, arguments: Any) -> str:

@@ -1,0 +1,215 @@
+"""What is shown while a run uploads, submits and waits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, TYPE_CHECKING
+
+from pytest_langasync.models import Event, Job, JobState, JobStatus
+from pytest_langasync.report.text import duration, one_line
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+__all__ = ["Progress", "interrupted_lines"]
+
+_PREFIX = "langasync: "
+
+
+@dataclass
+class _Shown:
+    """A job on display. Times are readings of the clock."""
+
+    job: Job
+    since: float
+    """When it was created, as a reading of the clock."""
+    told_at: float
+    status: JobStatus | None = None
+    told: tuple[str, int, int] = ("", 0, 0)
+    """The last line's status word, completed and failed."""
+
+
+class Progress:
+    """Shows ``Event`` as it comes: a live table on a terminal, lines elsewhere.
+
+    In lines, a new status word is told at once; new counts, and a heartbeat where nothing changes,
+    at a distance that grows with the time waited (1 minute at first, 10 at most, for the heartbeat).
+    A context manager: the live table is on the terminal between enter and exit. Thread-safe.
+
+    Args:
+        write_line: takes one finished line.
+        live: whether to show the table; lines are then written above it.
+        clock: returns the time in seconds since the epoch.
+        file: where the table goes; standard output by default.
+    """
+
+    def __init__(
+        self,
+        write_line: Callable[[str], None],
+        *,
+        live: bool,
+        clock: Callable[[], float],
+        file: IO[str] | None = None,
+    ) -> None:
+        self._write_line = write_line
+        self._clock = clock
+        self._file = file
+        self._wants_live = live
+        self._live: Live | None = None
+        self._jobs: dict[str, _Shown] = {}
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> Progress:
+        if self._wants_live:
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(file=self._file, highlight=False)
+            self._live = Live(
+                get_renderable=self._table,
+                console=console,
+                refresh_per_second=2,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        with self._lock:
+            if event.job is not None:
+                self._track(event.job, event.status)
+            if event.kind == "progress" and event.job is not None:
+                self._tell_progress(self._jobs[event.job.id])
+            elif event.kind == "uploading" and self._live is not None:
+                self._live.refresh()
+            else:
+                self._tell(_sentence(event))
+
+    def tick(self) -> None:
+        """Give jobs that nothing was heard of their heartbeat; call it now and then."""
+        with self._lock:
+            for shown in self._jobs.values():
+                if shown.job.state is JobState.RUNNING and not _ended(shown.status):
+                    self._tell_progress(shown)
+
+    def _track(self, job: Job, status: JobStatus | None) -> None:
+        shown = self._jobs.get(job.id)
+        if shown is None:
+            shown = _Shown(job, job.created_at or self._clock(), self._clock())
+            self._jobs[job.id] = shown
+        shown.job = job
+        shown.status = status or shown.status
+
+    def _tell_progress(self, shown: _Shown) -> None:
+        if self._live is not None or shown.status is None:
+            return
+        now, status = self._clock(), shown.status
+        facts = (status.word, status.completed, status.failed)
+        silent, waited = now - shown.told_at, now - shown.since
+        due = _clamp(waited / 20, 5, 300) if facts != shown.told else _clamp(waited / 10, 60, 600)
+        if (
+            status.word != shown.told[0]
+            or silent >= due
+            or _complete(status)
+            and facts != shown.told
+        ):
+            shown.told, shown.told_at = facts, now
+            self._tell(f"{one_line(shown.job.id)} {_standing(status)} after {duration(waited)}")
+
+    def _tell(self, text: str) -> None:
+        if self._live is None:
+            self._write_line(_PREFIX + text)
+        else:
+            from rich.text import Text
+
+            self._live.console.print(Text(_PREFIX + text))
+
+    def _table(self) -> Table:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        with self._lock:
+            table = Table.grid(padding=(0, 2))
+            for shown in self._jobs.values():
+                job, status = shown.job, shown.status
+                total = max(1, status.total if status and status.total else job.requests)
+                done = status.completed + status.failed if status else 0
+                until = job.ended_at or self._clock()
+                table.add_row(
+                    Text(one_line(job.id)),
+                    Text(one_line(f"{job.provider} {job.model}")),
+                    ProgressBar(total, min(done, total), width=20),
+                    Text(_standing(status) if status else one_line(job.word)),
+                    Text(duration(until - shown.since)),
+                )
+            return table
+
+
+def interrupted_lines(jobs: Iterable[Job]) -> list[str]:
+    """Say, after Ctrl-C, what goes on at the provider and how to collect it."""
+    running = [job for job in jobs if job.state is JobState.RUNNING]
+    if not running:
+        return ["langasync: interrupted; no job is running at a provider"]
+    noun = "job goes" if len(running) == 1 else "jobs go"
+    ids = " or ".join(f"--langasync-resume={one_line(job.id)}" for job in running[:3])
+    return [
+        f"langasync: interrupted; {len(running)} {noun} on at the provider:",
+        *(f"  {_named(job)} {_requests(job.requests)}" for job in running),
+        "Run the same command again to collect the answers: nothing is bought twice.",
+        f"Without this cache directory, add {ids}{', …' if len(running) > 3 else ''}",
+    ]
+
+
+def _sentence(event: Event) -> str:
+    job, about = event.job, one_line(event.message)
+    where = _named(job) if job else one_line(f"{event.provider} {event.model}")
+    count = _requests(event.requests) if event.requests else ""
+    words = {
+        "collected": "collected answers of",
+        "waiting": "waiting with",
+        "trouble": "trouble with" if where else "trouble",
+    }
+    reason = one_line(event.status.reason) if event.status else ""
+    head = " ".join(filter(None, (words.get(event.kind, event.kind), where, count)))
+    return ": ".join(filter(None, (head, about or reason)))
+
+
+def _named(job: Job) -> str:
+    return one_line(f"{job.id} {job.provider} {job.model}")
+
+
+def _requests(number: int) -> str:
+    return f"{number:,} request{'' if number == 1 else 's'}"
+
+
+def _standing(status: JobStatus) -> str:
+    return f"{one_line(status.word)} {status.completed}/{status.total} ({status.failed} failed)"
+
+
+def _ended(status: JobStatus | None) -> bool:
+    return status is not None and status.state is not JobState.RUNNING
+
+
+def _complete(status: JobStatus) -> bool:
+    return status.total > 0 and status.completed + status.failed >= status.total
+
+
+def _clamp(value: float, least: float, most: float) -> float:
+    return max(least, min(most, value))
