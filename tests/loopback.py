@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,12 +47,12 @@ class Seen:
         return json.loads(self.data)
 
     @property
-    def parts(self) -> dict[str, EmailMessage]:
+    def parts(self) -> dict[str, Any]:
         """The parts of a multipart form by name."""
         head = f"content-type: {self.headers['content-type']}\r\n\r\n".encode()
         message = BytesParser(policy=HTTP).parsebytes(head + self.data)
-        parts = message.iter_parts()  # type: ignore[attr-defined]
-        return {p.get_param("name", header="content-disposition"): p for p in parts}
+        parts = message.iter_parts()
+        return {str(p.get_param("name", header="content-disposition")): p for p in parts}
 
 
 class Loopback:

@@ -279,7 +279,7 @@ def test_input_ids(bench: Bench) -> None:
     bench.server.on("GET /v1/batches/b1", Say({**BATCH, "status": "in_progress"}))
     assert bench.client().input_ids("b1") is None  # the file is deleted
     bench.server.on("GET /v1/files/file-i/content", Say(bench.row("x") + bench.row("y")))
-    assert bench.client().input_ids("b1") == {"x", "y"}
+    assert bench.client().input_ids("b1") == frozenset("xy")
     bench.server.on("GET /v1/batches/b1", Say({**BATCH, "input_file_id": ""}))
     assert bench.client().input_ids("b1") is None
 
