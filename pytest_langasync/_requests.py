@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from sys import intern
+from typing import Any
 
 from pytest_langasync import _files
 from pytest_langasync import _records as records
@@ -20,6 +21,7 @@ class Requests:
         self._disk = disk
         self._by_job: dict[str, dict[str, StoredRequest]] = {}
         self._by_owner: dict[str, list[StoredRequest]] | None = None
+        self._by_key: dict[str, StoredRequest] = {}
 
     def forget(self, job_id: str = "") -> None:
         """Read again what was known of a job, and of all owners."""
@@ -39,14 +41,27 @@ class Requests:
 
     def of_owner(self, owner: str, jobs: Iterable[Job]) -> list[StoredRequest]:
         """Return the requests of an owner, oldest first."""
+        return list(self._owners(jobs).get(owner, ()))
+
+    def body(self, key: str, jobs: Iterable[Job]) -> Any:
+        """Return the newest stored body of a key, or None."""
+        self._owners(jobs)
+        found = self._by_key.get(key)
+        return found.body() if found else None
+
+    def _owners(self, jobs: Iterable[Job]) -> dict[str, list[StoredRequest]]:
         if self._by_owner is None:
             requests = [request for job in jobs for request in self._scan_job(job)]
             for folder in self._disk.folders("realtime"):
                 requests += self._scan(folder / "requests.jsonl", "", 0.0, None)
-            self._by_owner = {}
-            for request in sorted(requests, key=lambda request: request.bought_at):
+            requests.sort(key=lambda request: request.bought_at)
+            self._by_owner, self._by_key = {}, {}
+            for request in requests:
                 self._by_owner.setdefault(request.owner, []).append(request)
-        return list(self._by_owner.get(owner, ()))
+                # A job adopted by its ID has no owners and no bodies to show.
+                if request.owner or request.key not in self._by_key:
+                    self._by_key[request.key] = request
+        return self._by_owner
 
     def _scan_job(self, job: Job) -> Iterator[StoredRequest]:
         return self._scan(self.path(job), job.id, job.created_at, records.job_meta(job))

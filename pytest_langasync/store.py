@@ -306,14 +306,17 @@ class Store(Disk):
 
     # Real time
 
-    def add_realtime(self, call: Call, answer: Answer) -> None:
-        """Store an answer obtained at list price, at once and durably."""
+    def add_realtime(self, call: Call, owner: str, answer: Answer) -> None:
+        """Store an answer obtained at list price, at once and durably.
+
+        ``owner`` is whose request it is; ``call.owner`` may be empty where samples are shared.
+        """
         request, custom_id = call.request, make_custom_id(REALTIME_NONCE, call.key)
         meta = records.RequestMeta(
             request.provider, request.base_url, request.endpoint, request.headers, request.model
         )
         line = records.request_line(
-            custom_id, call.key, call.owner, call.occurrence, request.body, meta=meta._asdict()
+            custom_id, call.key, owner, call.occurrence, request.body, meta=meta._asdict()
         )
         received = answer.received_at or self._clock()
         row = Row(custom_id, answer.status, answer.body, answer.request_id)
@@ -335,10 +338,10 @@ class Store(Disk):
         with self._guard:
             return self._requests.of_owner(owner, self._jobs.values())
 
-    def request_body(self, key: str, owner: str) -> Any:
-        """Return the stored body of a call of this owner, or None."""
-        found = [request for request in self.requests_of(owner) if request.key == key]
-        return found[-1].body() if found else None
+    def request_body(self, key: str) -> Any:
+        """Return the stored body of a call, or None."""
+        with self._guard:
+            return self._requests.body(key, self._jobs.values())
 
     # Inside
 

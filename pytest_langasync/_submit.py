@@ -1,0 +1,330 @@
+"""Buying each request once: intents, creation, and the search for what a crash left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pytest_langasync._plan import Ask, Lines, Policy, Verdict, look, new_nonce, one_model, plan
+from pytest_langasync._records import RequestMeta
+from pytest_langasync.exceptions import (
+    CacheError,
+    CapacityError,
+    ConfigurationError,
+    CreateUnknownError,
+    JobNotFoundError,
+    LangasyncError,
+    ProviderError,
+)
+from pytest_langasync.models import Credentials, Event, Job, Pending, split_custom_id
+from pytest_langasync.providers import Client, Found, Provider, Submission, by_name
+from pytest_langasync.store import Intent, Store
+
+KEPT = 30 * 86400.0
+"""How long providers keep a batch's results, in seconds."""
+SUITE_JOBS = 50
+"""How many recent jobs of this suite are looked at when the cache is empty."""
+
+Headers = tuple[tuple[str, str], ...]
+Connect = Callable[[str, str, Credentials, Headers], Client]
+
+
+def connect_to(provider: str, base_url: str, credentials: Credentials, headers: Headers) -> Client:
+    """Return the provider's own client."""
+    return by_name(provider).client(base_url, credentials, headers)
+
+
+@dataclass
+class Placed:
+    """What became of requests that could not be sent."""
+
+    full: list[Ask] = field(default_factory=list)
+    undecided: list[Ask] = field(default_factory=list)
+    failures: list[tuple[LangasyncError, list[Ask]]] = field(default_factory=list)
+
+
+class Watcher(Protocol):
+    """Told of each job in which somebody waits for a request."""
+
+    def __call__(
+        self, job: Job, credentials: Credentials, asks: Iterable[Ask], *, fresh: bool
+    ) -> None: ...
+
+
+class Submitter:
+    """Puts requests into jobs: running ones, found ones, new ones."""
+
+    def __init__(
+        self,
+        store: Store,
+        suite: str,
+        policy: Policy,
+        notify: Callable[[Event], None],
+        connect: Connect,
+        lookup: Callable[[str], Provider],
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        watch: Watcher,
+    ) -> None:
+        self._store = store
+        self._suite = suite
+        self._policy = policy
+        self._notify = notify
+        self._connect = connect
+        self._lookup = lookup
+        self._clock = clock
+        self._sleep = sleep
+        self._watch = watch
+        self._clients: dict[tuple[str, str, str, Headers], Client] = {}
+        self._searched: set[tuple[str, str, str]] = set()
+
+    def client(
+        self, name: str, base_url: str, credentials: Credentials, headers: Headers
+    ) -> Client:
+        """Return the one client of this provider, base URL, account and headers."""
+        place = (name, base_url, credentials.account, headers)
+        if place not in self._clients:
+            self._clients[place] = self._connect(name, base_url, credentials, headers)
+        return self._clients[place]
+
+    def close(self) -> None:
+        """Close all clients."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+    def place(self, asks: Iterable[Ask], unknown: set[tuple[str, str]]) -> Placed:
+        """Put each request into a job, under the lock of the cache.
+
+        ``unknown`` are the (provider, base URL) where a job runs whose requests are not known yet:
+        nothing is bought there.
+        """
+        placed = Placed()
+        wanted = {ask.pending.key: ask for ask in asks}
+
+        def on_wait() -> None:
+            message = "another process is submitting"
+            self._notify(Event("waiting", requests=len(wanted), message=message))
+
+        with self._store.lock(on_wait):
+            self._store.refresh()
+            left = [ask for ask in wanted.values() if not ask.settled(ask.pending.key)]
+            left = self._guarded(left, placed, self._search_suite)
+            left = self._recover(left, placed)
+            buy: list[Ask] = []
+            for ask in self._attach(left):
+                p = ask.pending
+                held = (p.provider, p.base_url) in unknown
+                (placed.undecided if held else buy).append(ask)
+            self._buy(buy, placed)
+        return placed
+
+    def _attach(self, asks: Iterable[Ask]) -> list[Ask]:
+        """Wait for the jobs in which requests are under way; return the others."""
+        others: list[Ask] = []
+        by_job: dict[tuple[str, str], list[Ask]] = {}
+        for ask in asks:
+            job = self._store.in_flight(ask.pending.key)
+            if job is None:
+                others.append(ask)
+            else:
+                by_job.setdefault((job.id, ask.pending.credentials.account), []).append(ask)
+        for (job_id, _), group in by_job.items():
+            if job := self._store.job(job_id):
+                self._watch(job, group[0].pending.credentials, group, fresh=False)
+        return others
+
+    def _buy(self, asks: Iterable[Ask], placed: Placed) -> None:
+        full: set[tuple[str, ...]] = set()
+        for chunk in plan(asks, self._lookup):
+            p = chunk[0].pending
+            place = (p.provider, p.base_url, p.credentials.account, p.model)
+            if place in full:
+                placed.full += chunk
+                continue
+            try:
+                if self._create(chunk) is Verdict.UNDECIDED:
+                    placed.undecided += chunk
+            except CapacityError as error:
+                full.add(place)
+                placed.full += chunk
+                self._notify(
+                    Event("waiting", p.provider, p.model, len(chunk), message=str(error))
+                )
+            except (ConfigurationError, ProviderError) as error:
+                placed.failures.append((error, chunk))
+
+    # One batch
+
+    def _create(self, asks: Sequence[Ask]) -> Verdict | None:
+        """Create one batch, noted before and after; UNDECIDED when it may or may not exist."""
+        p = asks[0].pending
+        client = self.client(p.provider, p.base_url, p.credentials, p.headers)
+        intent = self._intend(asks)
+        submission = Submission(
+            nonce=intent.nonce,
+            endpoint=p.endpoint,
+            headers=p.headers,
+            lines=Lines(intent.nonce, asks, self._store.spooled),
+            count=len(asks),
+            suite=self._suite,
+        )
+        self._notify(Event("uploading", p.provider, intent.meta.model, len(asks)))
+        for _ in range(2):
+            try:
+                created = client.create(submission)
+            except CreateUnknownError:
+                found = self._look(intent, client)
+                if found is Verdict.UNDECIDED:
+                    return Verdict.UNDECIDED
+                if found is Verdict.ABSENT:
+                    continue
+                job = self._promote(intent, found)
+            except (ConfigurationError, ProviderError):
+                self._store.drop_intent(intent.nonce)
+                raise
+            else:
+                job = self._promote(
+                    intent,
+                    Found(created.job_id, created.created_at, 0, input_ref=created.input_ref),
+                )
+            self._watch(job, p.credentials, asks, fresh=True)
+            return None
+        raise ProviderError(
+            f"{p.provider} did not answer when a batch of {len(asks)} requests was created; "
+            "the next run looks for it before it buys anything again"
+        )
+
+    def _intend(self, asks: Sequence[Ask]) -> Intent:
+        first, p = asks[0], asks[0].pending
+        meta = RequestMeta(p.provider, p.base_url, p.endpoint, p.headers, one_model(asks))
+        facts = {"suite": self._suite, "retry_of": first.retry_of, "depth": str(first.depth or "")}
+        metadata = {name: value for name, value in facts.items() if value}
+        intent = Intent(new_nonce(), meta, self._clock(), len(asks), metadata)
+        self._store.write_intent(intent, (ask.pending for ask in asks))
+        return intent
+
+    def _promote(self, intent: Intent, found: Found) -> Job:
+        meta = intent.meta
+        job = Job(
+            id=found.job_id,
+            provider=meta.provider,
+            base_url=meta.base_url,
+            endpoint=meta.endpoint,
+            model=meta.model,
+            headers=meta.headers,
+            nonce=intent.nonce,
+            created_at=found.created_at,
+            requests=intent.count,
+            input_ref=found.input_ref,
+            metadata=intent.metadata,
+        )
+        return self._store.promote(intent.nonce, job)
+
+    def _look(self, intent: Intent, client: Client) -> Found | Verdict:
+        """Look for a submission, more than once: a provider's list may lag behind."""
+        known = [job.id for job in self._store.jobs()]
+        for number in range(self._policy.lookups):
+            if number:
+                self._sleep(self._policy.lookup_pause * number)
+            found = look(client, intent, known)
+            if found is not Verdict.ABSENT:
+                return found
+        return Verdict.ABSENT
+
+    # What is at the provider already
+
+    def _recover(self, asks: list[Ask], placed: Placed) -> list[Ask]:
+        """Settle the open submissions that hold a wanted request; return what may go on."""
+        for intent in self._store.intents():
+            keys = self._store.intent_keys(intent.nonce)
+            concerned = [ask for ask in asks if ask.pending.key in keys]
+            if not concerned:
+                continue
+            try:
+                verdict = self._settle(intent, concerned[0].pending)
+            except (ConfigurationError, ProviderError) as error:
+                placed.failures.append((error, concerned))
+            else:
+                if verdict is not Verdict.UNDECIDED:
+                    continue
+                placed.undecided += concerned
+            asks = [ask for ask in asks if ask.pending.key not in keys]
+        return asks
+
+    def _settle(self, intent: Intent, pending: Pending) -> Found | Verdict:
+        meta = intent.meta
+        client = self.client(meta.provider, meta.base_url, pending.credentials, meta.headers)
+        found = self._look(intent, client)
+        if isinstance(found, Found):
+            self._promote(intent, found)
+        elif found is Verdict.ABSENT:
+            self._store.drop_intent(intent.nonce)
+        return found
+
+    def _guarded(
+        self, asks: list[Ask], placed: Placed, act: Callable[[Pending, set[str]], None]
+    ) -> list[Ask]:
+        """Act once for each place where something is wanted; return the asks of the others."""
+        groups: dict[tuple[str, str, str], list[Ask]] = {}
+        for ask in asks:
+            p = ask.pending
+            groups.setdefault((p.provider, p.base_url, p.credentials.account), []).append(ask)
+        for group in groups.values():
+            try:
+                act(group[0].pending, {ask.pending.key for ask in group})
+            except CacheError:
+                raise
+            except (ConfigurationError, ProviderError) as error:
+                placed.failures.append((error, group))
+        failed = {ask.pending.key for _, group in placed.failures for ask in group}
+        return [ask for ask in asks if ask.pending.key not in failed]
+
+    def _search_suite(self, pending: Pending, keys: set[str]) -> None:
+        """With a cache that knows no job of this place, look for this suite's recent ones."""
+        p, place = pending, (pending.provider, pending.base_url, pending.credentials.account)
+        known = any((j.provider, j.base_url) == place[:2] for j in self._store.jobs())
+        if known or not self._suite or place in self._searched or self._store.intents():
+            return
+        client = self.client(p.provider, p.base_url, p.credentials, p.headers)
+        left = SUITE_JOBS
+        for found in client.find(self._clock() - KEPT):
+            if left and found.suite == self._suite and found.nonce:
+                left -= 1
+                ids = client.input_ids(found.job_id)
+                if ids and any(split_custom_id(custom_id)[1] in keys for custom_id in ids):
+                    self._store.adopt(_job_of(found, p.provider, p.base_url, p.headers), ids)
+        self._searched.add(place)
+
+    def adopt(
+        self, job_id: str, name: str, base_url: str, credentials: Credentials, endpoint: str
+    ) -> Job:
+        """Take in a job known by its ID alone. Raises as ``Batcher.attach`` does."""
+        client = self.client(name, base_url, credentials, ())
+        try:
+            status = client.status(job_id)
+            ids = client.input_ids(job_id)
+        except JobNotFoundError as error:
+            raise ConfigurationError(f"{name} does not know the job {job_id}: {error}") from error
+        listed = (f for f in client.find(self._clock() - KEPT) if f.job_id == job_id)
+        found = next(listed, Found(job_id, self._clock(), status.total, endpoint=endpoint))
+        nonces = {split_custom_id(custom_id)[0] for custom_id in ids or ()} - {""}
+        job = _job_of(found, name, base_url, (), nonces.pop() if len(nonces) == 1 else "")
+        return self._store.adopt(job, ids)
+
+
+def _job_of(found: Found, name: str, base_url: str, headers: Headers, nonce: str = "") -> Job:
+    return Job(
+        id=found.job_id,
+        provider=name,
+        base_url=base_url,
+        endpoint=found.endpoint,
+        model=found.model,
+        headers=headers,
+        nonce=found.nonce or nonce,
+        created_at=found.created_at,
+        requests=found.total,
+        input_ref=found.input_ref,
+        metadata={"suite": found.suite} if found.suite else {},
+    )

@@ -1,0 +1,392 @@
+"""Batches: submit what is missing, once; watch, collect, send again what was not at fault."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from pytest_langasync._plan import Ask, Policy, error_body
+from pytest_langasync._poll import Polled, Poller, Watch
+from pytest_langasync._submit import Connect, Submitter, connect_to
+from pytest_langasync.exceptions import (
+    ConfigurationError,
+    JobNotFoundError,
+    LangasyncError,
+    ProviderError,
+)
+from pytest_langasync.models import (
+    Credentials,
+    Event,
+    EventKind,
+    Job,
+    JobState,
+    JobStatus,
+    Pending,
+    Row,
+)
+from pytest_langasync.providers import Provider, by_job_id, by_name
+from pytest_langasync.store import Finished, Store, StoredRequest
+
+__all__ = ["Batcher", "Policy"]
+
+CAPACITY_CODES = frozenset({"token_limit_exceeded"})
+LINE_CODES = frozenset(
+    {
+        "duplicate_custom_id",
+        "invalid_json_line",
+        "invalid_url",
+        "missing_required_parameter",
+        "streaming_unsupported",
+    }
+)
+NEWBORN = 120.0
+"""Seconds in which a provider may not know a job that it has just created."""
+GONE_AFTER = 3
+"""How many polls in a row must find a job gone before it is believed."""
+
+
+class Batcher:
+    """Sends recorded calls through batches and stores what they return.
+
+    ``notify`` is called in the thread that calls ``submit`` and ``wait``. ``connect`` makes a
+    client from (provider name, base URL, credentials, batch-level headers). ``clock`` returns
+    seconds since the epoch, ``sleep`` waits for seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        suite: str = "",
+        policy: Policy | None = None,
+        notify: Callable[[Event], None] = lambda event: None,
+        connect: Connect = connect_to,
+        lookup: Callable[[str], Provider] = by_name,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.retries: list[tuple[str, str, int]] = []
+        """What was sent again: (ID of the job that failed, reason, number of requests)."""
+        self._store = store
+        self._policy = policy or Policy()
+        self._notify = notify
+        self._clock = clock
+        self._submitter = Submitter(
+            store, suite, self._policy, notify, connect, lookup, clock, sleep, self._watch
+        )
+        self._poller = Poller(store, self._policy, clock, sleep)
+        self._queue: dict[str, Ask] = {}
+        self._queue_due = 0.0
+        self._errors: list[LangasyncError] = []
+        self._cancelled = False
+
+    @property
+    def running(self) -> list[Job]:
+        """The jobs that are being waited for, oldest first."""
+        jobs = (watch.job for watch in self._poller.watches.values())
+        return sorted(jobs, key=lambda job: job.created_at)
+
+    @property
+    def queued(self) -> frozenset[str]:
+        """Keys that cannot be sent yet: no room at the provider, or a submission in doubt."""
+        return frozenset(self._queue)
+
+    def submit(self, pendings: Sequence[Pending], valid: Callable[[str], bool]) -> None:
+        """Buy what is missing, each key once; attach to the jobs where it is under way.
+
+        ``valid`` says whether the stored answer of a key counts; it is asked with the lock held.
+
+        Raises:
+            ConfigurationError: of one group; all other groups have been submitted.
+            ProviderError: likewise, when no group had a ConfigurationError.
+            CacheError: the cache cannot be written.
+        """
+        failures = self._place([Ask(pending, valid) for pending in pendings])
+        self._raise([error for error, _ in failures])
+
+    def attach(
+        self, job_id: str, credentials: Credentials, base_url: str, endpoint: str = ""
+    ) -> Job:
+        """Wait for a job known by its ID, also when the cache has never heard of it.
+
+        Raises:
+            ConfigurationError: no provider has such IDs, or the provider does not know the job.
+            ProviderError: the provider could not be asked.
+        """
+        known = self._store.job(job_id)
+        provider = by_job_id(job_id)
+        name = known.provider if known else provider.name if provider else ""
+        if not name:
+            raise ConfigurationError(f"{job_id!r} is not a job ID of a known provider")
+        job = known or self._submitter.adopt(job_id, name, base_url, credentials, endpoint)
+        if job.state is JobState.RUNNING:
+            self._watch(job, credentials, (), fresh=False)
+        return job
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Poll until everything has ended, or for ``timeout`` seconds; 0 polls each job once.
+
+        Returns True when nothing is left to wait for. Jobs outlive the wait, and Ctrl-C.
+
+        Raises:
+            ConfigurationError: a key was refused; the other jobs were waited for.
+            CacheError: the cache cannot be written; what was bought stays at the provider.
+        """
+        deadline = None if timeout is None else self._clock() + timeout
+        while self._poller.watches or self._queue:
+            if deadline is not None and self._clock() >= deadline:
+                for last in self._poller.last_round():
+                    self._handle(last)
+                self._flush_due()
+                break
+            self._flush_due()
+            times = [deadline, self._queue_due if self._queue else None]
+            polled = self._poller.step(min((t for t in times if t is not None), default=None))
+            if polled is not None:
+                self._handle(polled)
+        errors, self._errors = self._errors, []
+        self._raise(errors)
+        return not (self._poller.watches or self._queue)
+
+    def cancel_all(self) -> None:
+        """Ask the providers to cancel; ``wait`` then collects what had been done."""
+        self._cancelled = True
+        self._queue.clear()
+        for watch in list(self._poller.watches.values()):
+            try:
+                watch.client.cancel(watch.job.id)
+            except LangasyncError as error:
+                self._tell("trouble", watch, message=str(error))
+            watch.due, watch.pause = self._clock(), self._policy.first_poll
+
+    def close(self) -> None:
+        """Close connections. Jobs go on at the provider."""
+        self._submitter.close()
+
+    # Submitting
+
+    def _place(self, asks: Iterable[Ask]) -> list[tuple[LangasyncError, list[Ask]]]:
+        unknown = {
+            (watch.job.provider, watch.job.base_url)
+            for watch in self._poller.watches.values()
+            if not self._store.contents_known(watch.job.id)
+        }
+        placed = self._submitter.place(asks, unknown)
+        self._enqueue(placed.full, self._policy.poll_interval * 5)
+        self._enqueue(placed.undecided, self._policy.poll_interval)
+        return placed.failures
+
+    def _enqueue(self, asks: Iterable[Ask], delay: float) -> None:
+        queued = {ask.pending.key: ask for ask in asks}
+        if queued:
+            due = self._clock() + delay
+            self._queue_due = min(self._queue_due, due) if self._queue else due
+            self._queue.update(queued)
+
+    def _flush_due(self) -> None:
+        if self._queue and self._queue_due <= self._clock():
+            self._flush()
+
+    def _flush(self) -> None:
+        """Try once more to send what could not be sent; trouble leaves it in the queue."""
+        asks, self._queue = list(self._queue.values()), {}
+        for error, left in self._place(asks):
+            if isinstance(error, ProviderError):
+                self._notify(Event("trouble", requests=len(left), message=str(error)))
+                self._enqueue(left, self._policy.poll_interval)
+            else:
+                self._errors.append(error)
+
+    def _watch(
+        self, job: Job, credentials: Credentials, asks: Iterable[Ask], *, fresh: bool
+    ) -> None:
+        watch = self._poller.watches.get(job.id)
+        if watch is None:
+            client = self._submitter.client(job.provider, job.base_url, credentials, job.headers)
+            pause = self._policy.first_poll
+            due = self._clock() + (pause if fresh else 0.0)
+            watch = self._poller.watches[job.id] = Watch(job, client, due, pause)
+            self._tell("submitted" if fresh else "attached", watch)
+        watch.asks.update((ask.pending.key, ask) for ask in asks)
+
+    # Polls
+
+    def _handle(self, polled: Polled) -> None:
+        watch = polled.watch
+        if polled.error is not None:
+            self._handle_error(watch, polled.error)
+        elif polled.finished is not None:
+            self._ended(watch, polled.finished)
+        elif polled.status is not None and polled.status.state is JobState.REJECTED:
+            self._rejected(watch, polled.status)
+        elif polled.status is not None:
+            self._running(watch, polled.status)
+
+    def _handle_error(self, watch: Watch, error: BaseException) -> None:
+        if isinstance(error, ConfigurationError):
+            self._poller.watches.pop(watch.job.id, None)
+            self._errors.append(error)
+        elif isinstance(error, JobNotFoundError):
+            self._not_found(watch, error)
+        elif isinstance(error, ProviderError):
+            self._tell("trouble", watch, message=str(error))
+            self._poller.reschedule(watch)
+        else:
+            raise error
+
+    def _running(self, watch: Watch, status: JobStatus) -> None:
+        metadata = {k: v for k, v in watch.job.metadata.items() if k != "not_found"}
+        if status.word != watch.job.word or len(metadata) != len(watch.job.metadata):
+            watch.job = replace(watch.job, word=status.word, metadata=metadata)
+            self._store.update_job(watch.job)
+        if status != watch.status:
+            watch.status = status
+            self._tell("progress", watch)
+        self._poller.reschedule(watch, status.retry_after or 0.0)
+
+    # What becomes of a job
+
+    def _not_found(self, watch: Watch, error: JobNotFoundError) -> None:
+        job, age = watch.job, self._clock() - watch.job.created_at
+        times = int(job.metadata.get("not_found", "0")) + 1
+        if age < NEWBORN or times < GONE_AFTER:
+            self._tell("trouble", watch, message=str(error))
+            if age >= NEWBORN:
+                # On disk, so that runs which poll but once come to a conclusion, too.
+                watch.job = replace(job, metadata={**job.metadata, "not_found": str(times)})
+                self._store.update_job(watch.job)
+            self._poller.reschedule(watch)
+        else:
+            self._ended(watch, self._store.finish(job, (), word="gone", reason=str(error)))
+
+    def _ended(self, watch: Watch, finished: Finished) -> None:
+        job = watch.job = finished.job
+        self._poller.watches.pop(job.id, None)
+        self._queue_due = 0.0
+        if job.state is JobState.REJECTED and not self._store.contents_known(job.id):
+            # Another process saw that there was no room.
+            self._enqueue(watch.asks.values(), self._policy.poll_interval)
+            return
+        self._tell("collected", watch, requests=finished.ok + finished.failed)
+        again: list[tuple[Ask, str]] = []
+        lost: list[StoredRequest] = []
+        requests = {request.key: request for request in self._store.requests_in(job.id)}
+        for key, ask in watch.asks.items():
+            reason = self._why_again(key, finished)
+            if not reason:
+                continue
+            if not self._cancelled and _depth(job) < self._tries(ask):
+                again.append((ask, reason))
+            elif key in finished.missing and not self._cancelled:
+                lost.append(requests[key])
+        if lost:
+            text = f"the provider returned no result for this request (job {job.id})"
+            self._answer(job, lost, 500, "not_returned", text, retryable=True)
+        self._send_again(job, again)
+
+    def _why_again(self, key: str, finished: Finished) -> str:
+        """Return the reason to send a request again, or an empty string."""
+        if key in finished.retryable:
+            return str(finished.retryable[key])
+        entry = self._store.peek(key)
+        if key in finished.missing or entry is None:
+            return "gone" if finished.job.word == "gone" else "missing"
+        return ""
+
+    def _send_again(self, job: Job, again: Sequence[tuple[Ask, str]]) -> None:
+        if not again:
+            return
+        for reason, count in sorted(Counter(reason for _, reason in again).items()):
+            self.retries.append((job.id, reason, count))
+            message = f"{count} sent again: {reason}"
+            self._notify(Event("retrying", job.provider, job.model, count, job, None, message))
+
+        def settled(key: str) -> bool:
+            entry = self._store.peek(key)
+            return (
+                entry is not None
+                and entry.file.job_id != job.id
+                and entry.age >= (job.created_at, 0.0)
+            )
+
+        for ask, _ in again:
+            depth = _depth(job) + 1
+            self._queue[ask.pending.key] = Ask(ask.pending, settled, job.id, depth)
+        self._queue_due = 0.0
+        self._flush()
+
+    def _rejected(self, watch: Watch, status: JobStatus) -> None:
+        job = watch.job
+        self._poller.watches.pop(job.id, None)
+        requests = self._store.requests_in(job.id)
+        full = status.reason_code in CAPACITY_CODES
+        watch.job = self._store.finish(
+            job, (), word=status.word, state=JobState.REJECTED, reason=status.reason
+        ).job
+        if full:
+            self._store.forget_requests(job.id)
+            self._tell("waiting", watch, message=status.reason)
+            self._enqueue(watch.asks.values(), self._policy.poll_interval * 5)
+            return
+        self._tell("rejected", watch, message=status.reason)
+        blamed = _blamed(status, requests) if self._may_resend(watch) else None
+        code = 404 if status.reason_code == "model_not_found" else 400
+        guilty = [blamed] if blamed else requests
+        self._answer(job, guilty, code, status.reason_code, status.reason)
+        if blamed:
+            asks = (ask for key, ask in watch.asks.items() if key != blamed.key)
+            self._send_again(watch.job, [(ask, status.reason_code) for ask in asks])
+
+    def _may_resend(self, watch: Watch) -> bool:
+        return not self._cancelled and all(
+            _depth(watch.job) < self._tries(ask) for ask in watch.asks.values()
+        )
+
+    def _answer(
+        self,
+        job: Job,
+        requests: Iterable[StoredRequest],
+        status: int,
+        code: str,
+        text: str,
+        *,
+        retryable: bool = False,
+    ) -> None:
+        """Store an error that the provider gave for the whole job, or did not give at all."""
+        job = self._store.job(job.id) or job
+        body = error_body(job.provider, status, code, text)
+        rows = (Row(r.custom_id, status, body, retryable=retryable) for r in requests)
+        self._store.finish(job, rows, word=job.word, state=job.state, reason=job.reason)
+
+    def _tries(self, ask: Ask) -> int:
+        own = ask.pending.max_retries
+        return self._policy.max_retries if own is None else own
+
+    def _tell(
+        self, kind: EventKind, watch: Watch, *, requests: int | None = None, message: str = ""
+    ) -> None:
+        job = watch.job
+        count = job.requests if requests is None else requests
+        self._notify(Event(kind, job.provider, job.model, count, job, watch.status, message))
+
+    def _raise(self, errors: Sequence[LangasyncError]) -> None:
+        """Raise the error that most needs a person, if there is any."""
+        for error in sorted(errors, key=lambda e: isinstance(e, ProviderError)):
+            raise error
+
+
+def _depth(job: Job) -> int:
+    """Return how many jobs before this one were sent for the same requests."""
+    return int(job.metadata.get("depth", "0"))
+
+
+def _blamed(status: JobStatus, requests: Sequence[StoredRequest]) -> StoredRequest | None:
+    """Return the request that a rejection names by its line, counted from 1."""
+    found = re.search(r"\bline (\d+)", status.reason)
+    if status.reason_code not in LINE_CODES or not found:
+        return None
+    number = int(found[1])
+    return requests[number - 1] if 0 < number <= len(requests) and len(requests) > 1 else None
