@@ -80,7 +80,8 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with open(handle, "w", encoding="utf-8", errors="surrogatepass") as file:
+        # A lone surrogate becomes its backslash escape, which is what JSON has for it.
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             json.dump(document, file, ensure_ascii=False, indent=1, default=str)
             file.write("\n")
         os.replace(draft, path)

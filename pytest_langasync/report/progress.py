@@ -32,12 +32,17 @@ class _Shown:
     told: tuple[str, int, int] = ("", 0, 0)
     """The last line's status word, completed and failed."""
 
+    @property
+    def running(self) -> bool:
+        ended = self.status is not None and self.status.state is not JobState.RUNNING
+        return self.job.state is JobState.RUNNING and not ended
+
 
 class Progress:
     """Shows ``Event`` as it comes: a live table on a terminal, lines elsewhere.
 
-    In lines, a new status word is told at once; new counts, and a heartbeat where nothing changes,
-    at a distance that grows with the time waited (1 minute at first, 10 at most, for the heartbeat).
+    In lines, a new status word is told at once. New counts, and a heartbeat where nothing changes,
+    come at a distance that grows with the time waited: the heartbeat's from 1 minute to 10.
     A context manager: the live table is on the terminal between enter and exit. Thread-safe.
 
     Args:
@@ -64,6 +69,8 @@ class Progress:
         self._lock = threading.RLock()
 
     def __enter__(self) -> Progress:
+        with self._lock:  # the jobs of an earlier wave have been shown
+            self._jobs = {key: one for key, one in self._jobs.items() if one.running}
         if self._wants_live:
             from rich.console import Console
             from rich.live import Live
@@ -105,7 +112,7 @@ class Progress:
         """Give jobs that nothing was heard of their heartbeat; call it now and then."""
         with self._lock:
             for shown in self._jobs.values():
-                if shown.job.state is JobState.RUNNING and not _ended(shown.status):
+                if shown.running:
                     self._tell_progress(shown)
 
     def _track(self, job: Job, status: JobStatus | None) -> None:
@@ -123,12 +130,8 @@ class Progress:
         facts = (status.word, status.completed, status.failed)
         silent, waited = now - shown.told_at, now - shown.since
         due = _clamp(waited / 20, 5, 300) if facts != shown.told else _clamp(waited / 10, 60, 600)
-        if (
-            status.word != shown.told[0]
-            or silent >= due
-            or _complete(status)
-            and facts != shown.told
-        ):
+        last_change = facts != shown.told and _complete(status)
+        if status.word != shown.told[0] or silent >= due or last_change:
             shown.told, shown.told_at = facts, now
             self._tell(f"{one_line(shown.job.id)} {_standing(status)} after {duration(waited)}")
 
@@ -145,21 +148,21 @@ class Progress:
         from rich.table import Table
         from rich.text import Text
 
-        with self._lock:
-            table = Table.grid(padding=(0, 2))
-            for shown in self._jobs.values():
-                job, status = shown.job, shown.status
-                total = max(1, status.total if status and status.total else job.requests)
-                done = status.completed + status.failed if status else 0
-                until = job.ended_at or self._clock()
-                table.add_row(
-                    Text(one_line(job.id)),
-                    Text(one_line(f"{job.provider} {job.model}")),
-                    ProgressBar(total, min(done, total), width=20),
-                    Text(_standing(status) if status else one_line(job.word)),
-                    Text(duration(until - shown.since)),
-                )
-            return table
+        table = Table.grid(padding=(0, 2))
+        # Without our lock: rich calls this under its own, which _tell takes under ours.
+        for shown in tuple(self._jobs.values()):
+            job, status = shown.job, shown.status
+            total = max(1, status.total if status and status.total else job.requests)
+            done = status.completed + status.failed if status else 0
+            until = job.ended_at or self._clock()
+            table.add_row(
+                Text(one_line(job.id)),
+                Text(one_line(f"{job.provider} {job.model}")),
+                ProgressBar(total, min(done, total), width=20),
+                Text(_standing(status) if status else one_line(job.word)),
+                Text(duration(until - shown.since)),
+            )
+        return table
 
 
 def interrupted_lines(jobs: Iterable[Job]) -> list[str]:
@@ -201,10 +204,6 @@ def _requests(number: int) -> str:
 
 def _standing(status: JobStatus) -> str:
     return f"{one_line(status.word)} {status.completed}/{status.total} ({status.failed} failed)"
-
-
-def _ended(status: JobStatus | None) -> bool:
-    return status is not None and status.state is not JobState.RUNNING
 
 
 def _complete(status: JobStatus) -> bool:
