@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -133,23 +132,13 @@ def show(title: str, figure: float, base: float, goal: float, unit: str) -> None
 @contextlib.contextmanager
 def sandbox(folder: Path) -> Iterator[str]:
     """Run the sandbox in a process of its own; yield its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     command = [sys.executable, "-m", "pytest_langasync.sandbox", "--dir", str(folder)]
     process = subprocess.Popen(
-        [*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
-    url = f"http://127.0.0.1:{port}"
+    assert process.stdout is not None
     try:
-        for _ in range(200):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{url}/_sandbox/requests").close()
-                break
-            time.sleep(0.05)
-        else:
-            raise RuntimeError("the sandbox did not start")
-        yield url
+        yield process.stdout.readline().strip()
     finally:
         process.terminate()
         process.wait()
