@@ -76,7 +76,11 @@ class Engine:
         self.batcher = Batcher(
             self.store,
             suite=settings.rootdir.name,
-            policy=Policy(poll_interval=settings.poll_interval, max_retries=settings.max_retries),
+            policy=Policy(
+                poll_interval=settings.poll_interval,
+                first_poll=0.02 if settings.sandbox else 1.0,
+                max_retries=settings.max_retries,
+            ),
             notify=notify,
             connect=self._connect,
         )
@@ -91,7 +95,7 @@ class Engine:
         endpoints = tuple(e for provider in self._providers for e in provider.endpoints)
         self._interceptor = Interceptor(self, self.strands, endpoints)
         self._attempt: Attempt | None = None
-        self._traces = TraceBuffer(lambda: self._attempt is not None and self._attempt.parked)
+        self._traces = TraceBuffer(self._is_parked)
 
     # ---- life
 
@@ -134,10 +138,14 @@ class Engine:
         for variable in self._placeholders:
             os.environ.pop(variable, None)
         self.batcher.close()
+        self.store.close()
         if self._sandbox is not None:
             self._sandbox.stop()
 
     # ---- attempts
+
+    def _is_parked(self) -> bool:
+        return self._attempt is not None and self._attempt.parked
 
     @contextlib.contextmanager
     def attempt(self, owner: str, number: int, options: MarkerOptions) -> Iterator[Attempt]:
@@ -179,8 +187,8 @@ class Engine:
             self.ledger.used(attempt.owner, call, answer)
             if not answer.ok:
                 changes[scope] = {"errors_spent_at": time.time()}
-        if attempt.masked:
-            self.ledger.masked(attempt.owner, attempt.masked)
+        for _ in range(attempt.masked):
+            self.ledger.masked(attempt.owner)
         if attempt.owner in self.replay.state:
             changes.setdefault(attempt.owner, None)
         self.replay.effort.pop(attempt.owner, None)
@@ -222,18 +230,23 @@ class Engine:
         jobs = {job.id: job for p in missing if (job := self.store.in_flight(p.key)) is not None}
         if jobs:
             progress = ", ".join(
-                f"{job.id} ({job.word}, {self.batcher.progress(job.id)})" for job in jobs.values()
+                f"{job.id} ({job.word}, {job.requests} requests)" for job in jobs.values()
             )
             return f"{why + ': ' if why else ''}{len(missing)} calls wait in {progress}"
         if self.settings.offline:
             return f"offline: {len(missing)} calls have no stored answer{self._nearest(missing[0])}"
         return why or f"{len(missing)} calls were not sent"
 
+    def settle_books(self) -> None:
+        """Enter what the whole run did: what was sent again, and paid answers nobody used."""
+        for job_id, why, count in self.batcher.retries:
+            self.ledger.retried(job_id, why, count)
+
     def _nearest(self, pending: Pending) -> str:
         stored = [
             (row.job_id, body)
             for row in self.store.requests_of(pending.owner)
-            if (body := self.store.request_body(row.key)) is not None
+            if (body := row.body()) is not None
         ]
         asked = self.store.spooled(pending.key)
         index = masks.nearest(asked, [body for _, body in stored])
@@ -261,13 +274,12 @@ class Engine:
 
     def _still_counts(self, pendings: list[Pending]) -> Callable[[str], bool]:
         owners = {pending.key: pending.owner for pending in pendings}
-        return lambda key: self.replay.find(key, owners[key]) is not None
+        return lambda key: self.replay.has(key, owners[key])
 
     def answered(self, pendings: Iterable[Pending]) -> bool:
         """Whether an attempt that missed these can go on now."""
         return all(
-            p.base_url in self.replay.realtime_bases
-            or self.replay.find(p.key, p.owner) is not None
+            p.base_url in self.replay.realtime_bases or self.replay.has(p.key, p.owner)
             for p in pendings
         )
 
@@ -331,7 +343,7 @@ class Engine:
 
     def _paid_for(self, pending: Pending) -> bool:
         return (
-            self.replay.find(pending.key, pending.owner) is not None
+            self.replay.has(pending.key, pending.owner)
             or self.store.in_flight(pending.key) is not None
         )
 
@@ -515,4 +527,3 @@ def start_sandbox(settings: Settings, reply: Callable[[Any], Any] | None) -> Any
     )
     sandbox.start()
     return sandbox
-

@@ -116,8 +116,8 @@ class Interceptor:
     def uninstall(self) -> None:
         """Put back every ``send`` that is still ours."""
         for owner, original, replacement in reversed(self._patched):
-            if owner.send is replacement:  # type: ignore[attr-defined]
-                owner.send = original  # type: ignore[attr-defined]
+            if vars(owner).get("send") is replacement:
+                setattr(owner, "send", original)  # noqa: B010
         self._patched.clear()
 
     # ---- the two patched methods
@@ -190,9 +190,7 @@ class Interceptor:
             content = request.content
         except Exception:  # a body that is streamed cannot be one of the SDKs' JSON bodies
             return None
-        wire = Wire(
-            url=str(request.url), path=path, headers=dict(request.headers), content=content
-        )
+        wire = Wire(url=str(request.url), path=path, headers=dict(request.headers), content=content)
         transport = transport_of(client, request)
         if answers_itself(client, transport):
             return None

@@ -83,20 +83,18 @@ class Replay:
 
     def find(self, key: str, owner: str) -> Answer | None:
         """Return the stored answer that counts for this owner in this run, or None."""
-        answer = self.store.answer(key)
-        return answer if answer is not None and self.counts(answer, owner) else None
+        return self.store.answer(key) if self.has(key, owner) else None
 
-    def counts(self, answer: Answer, owner: str) -> bool:
+    def has(self, key: str, owner: str) -> bool:
         """Whether a stored answer may still serve: not too old, and an error only for one verdict."""
-        if answer.received_at >= self.started_at:
-            return answer.ok or self.store.in_flight(answer.key) is None
-        entry = self.state.get(owner, {})
-        if answer.bought_at < self.cutoff(owner):
+        entry = self.store.peek(key)
+        if entry is None:
             return False
-        return answer.ok or (
-            answer.received_at > entry.get("errors_spent_at", 0.0)
-            and self.store.in_flight(answer.key) is None
-        )
+        if entry.received_at < self.started_at:
+            spent: float = self.state.get(owner, {}).get("errors_spent_at", 0.0)
+            if entry.age[0] < self.cutoff(owner) or (not entry.ok and entry.received_at <= spent):
+                return False
+        return entry.ok or self.store.in_flight(key) is None
 
     def cutoff(self, owner: str) -> float:
         """Answers bought before this moment (seconds since the epoch) do not count."""
@@ -286,7 +284,7 @@ class Attempt:
             unused = [
                 old
                 for old in sorted(replay.effort.get(owner, frozenset()) - self.asked)
-                if replay.find(old, owner) is not None
+                if replay.has(old, owner)
             ]
             bodies = [b for old in unused if (b := replay.store.request_body(old)) is not None]
             if bodies:
@@ -294,4 +292,3 @@ class Attempt:
                 closest = masks.nearest(asked, bodies)
                 return Difference(owner, asked, bodies[closest or 0])
         return None
-

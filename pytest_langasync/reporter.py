@@ -18,6 +18,7 @@ from pytest_langasync.config import Settings
 from pytest_langasync.ledger import Ledger
 from pytest_langasync.models import Answer, Call, Event, Job, Pending
 from pytest_langasync.pricing import Estimate, PriceBook
+from pytest_langasync.store import Store
 
 if TYPE_CHECKING:
     from pytest_langasync.engine import Engine
@@ -46,7 +47,6 @@ class Reporter:
         self.interrupted: Sequence[Job] = ()
         self.left = 0
         self._progress: Progress | None = None
-        self._bodies: dict[str, dict[str, Any]] = {}
 
     @property
     def terminal(self) -> Any:
@@ -63,21 +63,22 @@ class Reporter:
             from pytest_langasync.report.progress import Progress
 
             self.terminal.ensure_newline()
-            live = bool(self.terminal._tw.hasmarkup and self.terminal.isatty)
-            self._progress = Progress(self.terminal.write_line, live=live)
-        self._progress.show(event)
+            live = bool(getattr(self.terminal, "isatty", False))
+            self._progress = Progress(self.terminal.write_line, live=live, clock=time.time)
+            self._progress.__enter__()
+        self._progress(event)
 
     def pause(self) -> None:
         """End the display, because tests are about to run or the wait is over."""
         if self._progress is not None:
-            self._progress.close()
+            self._progress.__exit__(None, None, None)
             self._progress = None
 
     def failure_section(self, calls: Sequence[tuple[Call, Answer]]) -> str:
         """Return the section of a failing test's report that shows its calls."""
         from pytest_langasync.report.terminal import failure_section
 
-        return failure_section(calls, started_at=self.started_at)
+        return failure_section(calls, started_at=self.started_at, now=time.time())
 
     # ---- the end of the session
 
@@ -86,7 +87,6 @@ class Reporter:
         engine.settle_books()
         if not hasattr(self.config, "workeroutput"):
             self.ledger.merge(engine.ledger.as_dict())
-            self._load_bodies(engine)
             return
         self.config.workeroutput[OUTPUT] = json.dumps(
             {
@@ -137,7 +137,7 @@ class Reporter:
             if lf is not None and getattr(lf, "lastfailed", None) is not None:
                 lf.lastfailed[nodeid] = True
         if self.deferred and session.exitstatus in (pytest.ExitCode.OK, EX_TEMPFAIL):
-            session.exitstatus = EX_TEMPFAIL  # type: ignore[assignment]
+            session.exitstatus = EX_TEMPFAIL
 
     def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:
         """Write the summary, and the report file where one was asked for."""
@@ -147,19 +147,27 @@ class Reporter:
         verbose = self.config.get_verbosity() > 0
         summary = self.ledger.summary()
         terminalreporter.section("langasync", sep="-", bold=True)
-        if self.estimates:
-            for line in terminal.estimate_lines([(p.model, e) for p, e in self.estimates]):
-                write(line)
         width = terminalreporter._tw.fullwidth
-        for line in terminal.summary_lines(
-            summary, verbose=verbose, width=width, sandbox=self.settings.sandbox
-        ):
-            write(line.text, **line.markup)
-        for line in self._notes():
-            write(line, yellow=True)
+        lines = terminal.summary_lines(summary, verbose=verbose, width=width)
+        if self.settings.estimate:
+            lines = [*terminal.estimate_lines(self._estimated()), *lines]
+        for line in lines:
+            terminalreporter.write_line(line.text, **line.markup)
+        if self.settings.sandbox and lines:
+            write("sandbox: nothing was paid; the sums are what a real run would have cost")
+        for note in self._notes():
+            write(note, yellow=True)
         if self.settings.report:
             self._write_report(exitstatus)
             write(f"report written to {self.settings.report}")
+
+    def _estimated(self) -> dict[tuple[str, str], Estimate]:
+        from pytest_langasync.pricing import add_estimates
+
+        groups: dict[tuple[str, str], list[Estimate]] = {}
+        for pending, estimate in self.estimates:
+            groups.setdefault((pending.provider, pending.model), []).append(estimate)
+        return {name: add_estimates(group) for name, group in groups.items()}
 
     def _notes(self) -> Iterable[str]:
         from pytest_langasync.report.progress import interrupted_lines
@@ -182,20 +190,19 @@ class Reporter:
 
     # ---- the report file
 
-    def _load_bodies(self, engine: Engine) -> None:
-        if self.settings.report:
-            self._bodies = engine.bodies()
-
     def _write_report(self, exitstatus: int) -> None:
         from pytest_langasync.report import jsonfile
 
         verdicts = self.verdicts | dict.fromkeys(self.deferred, "deferred")
+        store = Store(self.settings.cache)
+        store.open()
         data = jsonfile.run_json(
             self.ledger,
-            verdicts=verdicts,
+            tests={nodeid: {"outcome": outcome} for nodeid, outcome in verdicts.items()},
             exit_status=int(exitstatus),
-            answer_of=lambda key: self._bodies.get(key, {}).get("answer"),
-            request_of=lambda key: self._bodies.get(key, {}).get("request"),
+            now=time.time(),
+            request_body=store.request_body,
+            answer_body=lambda key: answer.body if (answer := store.answer(key)) else None,
         )
         jsonfile.write(Path(self.config.invocation_params.dir) / self.settings.report, data)
 

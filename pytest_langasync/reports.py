@@ -102,8 +102,8 @@ def _failed_subtests(config: pytest.Config) -> dict[Any, int]:
         from _pytest.subtests import failed_subtests_key
     except ImportError:  # pytest before 9
         return {}
-    counts: dict[Any, int] = config.stash.get(failed_subtests_key, {})
-    return counts
+    counts: Any = config.stash.get(failed_subtests_key, None)
+    return {} if counts is None else counts
 
 
 def reset_item(item: pytest.Item) -> None:

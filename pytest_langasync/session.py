@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pytest
+from _pytest.outcomes import Skipped
 
 from pytest_langasync import masks
 from pytest_langasync.config import MarkerOptions, Settings
@@ -27,7 +28,7 @@ OPTIONS_KEY = pytest.StashKey[MarkerOptions]()
 ATTEMPT_KEY = pytest.StashKey[int]()
 
 
-class Parked(pytest.skip.Exception):
+class Parked(Skipped):
     """A call has no answer yet. No ``Exception``, so that a test's own handlers let it pass; an
     outcome, so that pytest's fixture machinery and asynchronous runners handle it in order."""
 
@@ -75,7 +76,7 @@ class BatchSession:
             ),
         )
         self.attempt: Attempt | None = None
-        self._hit = False
+        self._bystanding = self._hit = False
         self._queue: list[Entry] = []
         self._poison = _Poison()
         self._order: dict[pytest.Item, int] = {}
@@ -156,14 +157,16 @@ class BatchSession:
         """Run an unmarked test; one that shares a parked fixture has to wait with the others."""
         if not self._poison.fixtures and not self._poison.exceptions:
             return (yield)
-        self._hit = False
+        self._bystanding, self._hit = True, False
         self.buffer.hold()
         try:
             result = yield
         except BaseException:
             self.buffer.release()
             raise
-        if self._hit:
+        finally:
+            self._bystanding, hit, self._hit = False, self._hit, False
+        if hit:
             self.buffer.discard()
             reset_item(item)
             self._queue.append(Entry(item, 1))
@@ -200,11 +203,12 @@ class BatchSession:
         return result
 
     def _is_parked(self, item: pytest.Item, exception: BaseException | None) -> bool:
-        if self._poison.reached(item, exception):
-            self._hit = True
-            if self.attempt is not None:
-                self.attempt.parks += 1
-        return self.attempt.parked if self.attempt is not None else self._hit
+        if self.attempt is None:
+            self._hit = self._hit or (self._bystanding and self._poison.reached(item, exception))
+            return self._hit
+        if not self.attempt.parked and self._poison.reached(item, exception):
+            self.attempt.parks += 1
+        return self.attempt.parked
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, T, T]:
@@ -219,7 +223,7 @@ class BatchSession:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(
-        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+        self, fixturedef: pytest.FixtureDef[Any], request: Any
     ) -> Generator[None, T, T]:
         attempt = self.attempt
         if attempt is None:
@@ -229,22 +233,23 @@ class BatchSession:
         if wide:
             attempt.scope = fixture_owner(fixturedef, request)
         if inspect.iscoroutinefunction(function):
-            fixturedef.func = self.engine.strands.bind(function)
+            replace_function(fixturedef, self.engine.strands.bind(function))
         elif inspect.isasyncgenfunction(function):
-            fixturedef.func = self.engine.strands.bind_generator(function)
+            replace_function(fixturedef, self.engine.strands.bind_generator(function))
         try:
             result = yield
         except BaseException as exception:
             if attempt.parks > before and not isinstance(exception, KeyboardInterrupt):
                 self._poison.exceptions.append(exception)
-                if not isinstance(exception, (pytest.skip.Exception, Exception)):
+                if not isinstance(exception, (Skipped, Exception)):
                     # pytest caches outcomes and Exceptions only, and trips over the rest later.
                     parked = Parked("parked")
                     fixturedef.cached_result = (None, fixturedef.cache_key(request), (parked, None))
                     raise parked from None
             raise
         finally:
-            attempt.scope, fixturedef.func = scope, function
+            attempt.scope = scope
+            replace_function(fixturedef, function)
         if wide and attempt.parks > before:
             self._poison.fixtures.append(fixturedef)
         return result
@@ -383,12 +388,17 @@ class BatchSession:
             with self._worker_index(entry.item.session, entry.item):
                 report_outcome(
                     entry.item,
-                    pytest.skip.Exception(reason, _use_item_location=True),
+                    Skipped(reason, _use_item_location=True),
                     langasync_deferred=reason,
                 )
 
 
-def fixture_owner(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> str:
+def replace_function(fixturedef: pytest.FixtureDef[Any], function: Any) -> None:
+    """Swap a fixture's function, as asynchronous plugins do."""
+    fixturedef.func = function  # type: ignore[misc]
+
+
+def fixture_owner(fixturedef: pytest.FixtureDef[Any], request: Any) -> str:
     """Name a wide fixture in a way that does not depend on which test came first."""
     owner = f"{fixturedef.baseid}::{fixturedef.argname}"
     if not hasattr(request, "param"):

@@ -47,8 +47,8 @@ class Strand:
         self.attempt = attempt
         self.parent = parent
         self.task = task
-        self.parked = parent.parked if parent else False
-        self.informed = parent.informed if parent else False
+        self.parked: bool = parent.parked if parent else False
+        self.informed: bool = parent.informed if parent else False
 
     def park(self) -> None:
         """Note a park. Tasks hand it up to those who await them; threads do not, because whoever
