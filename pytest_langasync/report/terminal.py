@@ -78,7 +78,7 @@ def estimate_lines(estimates: Mapping[tuple[str, str], Estimate]) -> list[Line]:
     ]
     lines = [Line(text) for text in _aligned([head, *body])]
     lines += [
-        Line(f"{one.requests:,} requests of model {one_line(model)} have no known {what}", _NOTICE)
+        Line(_no_known(one.requests, model, what), _NOTICE)
         for (_, model), one in sorted(estimates.items())
         if (what := _missing(one))
     ]
@@ -196,9 +196,7 @@ def _notes(summary: Summary) -> Iterable[str]:
 def _warnings(summary: Summary) -> Iterable[str]:
     for row in summary.rows:
         if row.unknown:
-            verb = "has" if row.unknown == 1 else "have"
-            what = _count(row.unknown, "request")
-            yield f"{what} of model {one_line(row.model)} {verb} no known price"
+            yield _no_known(row.unknown, row.model, "price")
     for retry in summary.retries:
         what = _count(retry.count, "request")
         yield f"{what} of {one_line(retry.job_id)} sent again: {one_line(retry.reason)}"
@@ -224,6 +222,11 @@ def _saved(total: SummaryRow) -> str:
         f" list price; paid {money(total.paid)} for {_count(total.requests, 'request')}"
         f"{left_out if total.unknown else ''}"
     )
+
+
+def _no_known(number: int, model: str, what: str) -> str:
+    verb = "has" if number == 1 else "have"
+    return f"{_count(number, 'request')} of model {one_line(model)} {verb} no known {what}"
 
 
 def _count(number: int, noun: str) -> str:
