@@ -237,7 +237,7 @@ def _check(settings: Settings) -> None:
         )
     if settings.report and not settings.report.endswith(".json"):
         raise ConfigurationError(
-            f"--langasync-report: {settings.report!r} must end in .json, the format it is written in"
+            f"--langasync-report: {settings.report!r} must end in .json"
         )
 
 

@@ -1,38 +1,30 @@
 """The run: attempts in, batches out. The same engine under pytest and under ``wrap_chain``.
 
-Ties the parts together and decides nothing about tests: a *front* (the pytest session, a chain's job)
-opens attempts, hands over what is missing, waits, and opens attempts again.
+Ties the parts together and decides nothing about tests: a *front* (the pytest session, a chain's
+job) opens attempts, hands over what is missing, waits, and opens attempts again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pytest_langasync import masks, providers, sse
+from pytest_langasync import masks, providers
 from pytest_langasync.batch import Batcher, Policy
 from pytest_langasync.config import MarkerOptions, Settings
+from pytest_langasync.desk import CallDesk
 from pytest_langasync.exceptions import ConfigurationError
-from pytest_langasync.intercept import (
-    Decision,
-    Interceptor,
-    Park,
-    RealTime,
-    Redirect,
-    Reply,
-    Wire,
-)
+from pytest_langasync.intercept import Interceptor
 from pytest_langasync.ledger import Ledger
-from pytest_langasync.models import Answer, Credentials, Event, Pending, Request
+from pytest_langasync.models import Credentials, Event, Pending, Request
 from pytest_langasync.pricing import Estimate, PriceBook
-from pytest_langasync.replay import Attempt, Replay, SendNow
+from pytest_langasync.replay import Attempt, Replay
 from pytest_langasync.store import Store
 from pytest_langasync.strands import Strands
 from pytest_langasync.tracing import TraceBuffer
@@ -40,21 +32,6 @@ from pytest_langasync.tracing import TraceBuffer
 __all__ = ["Engine"]
 
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
-NOT_ACCOUNT = (
-    "accept",
-    "connection",
-    "content-",
-    "cookie",
-    "host",
-    "idempotency-key",
-    "traceparent",
-    "tracestate",
-    "baggage",
-    "transfer-encoding",
-    "user-agent",
-    "x-stainless-",
-)
-"""Beginnings of header names that say nothing about whose account a request is charged to."""
 
 
 class Engine:
@@ -93,9 +70,10 @@ class Engine:
         self._batchable: dict[tuple[str, str], bool] = {}
         self._providers = providers.providers()
         endpoints = tuple(e for provider in self._providers for e in provider.endpoints)
-        self._interceptor = Interceptor(self, self.strands, endpoints)
+        self._desk = CallDesk(self.strands, self.ledger)
+        self._interceptor = Interceptor(self._desk, self.strands, endpoints)
         self._attempt: Attempt | None = None
-        self._traces = TraceBuffer(self._is_parked)
+        self._traces = TraceBuffer(lambda: bool(self._attempt and self._attempt.parked))
 
     # ---- life
 
@@ -120,6 +98,7 @@ class Engine:
         )
         if settings.sandbox:
             self._sandbox = start_sandbox(settings, self._reply_hook)
+            self._desk.local_url = f"{self._sandbox.url}/v1"
         if settings.sandbox or settings.offline:
             for provider in self._providers:
                 for variable, placeholder in provider.key_variables.items():
@@ -143,9 +122,6 @@ class Engine:
             self._sandbox.stop()
 
     # ---- attempts
-
-    def _is_parked(self) -> bool:
-        return self._attempt is not None and self._attempt.parked
 
     @contextlib.contextmanager
     def attempt(self, owner: str, number: int, options: MarkerOptions) -> Iterator[Attempt]:
@@ -289,7 +265,7 @@ class Engine:
         Returns False when no missing call goes to the job's provider.
 
         Raises:
-            ConfigurationError: the ID belongs to no known provider, or the provider does not know it.
+            ConfigurationError: no provider has such IDs, or the provider does not know it.
         """
         provider = providers.by_job_id(job_id)
         if provider is None:
@@ -329,9 +305,9 @@ class Engine:
             upper = estimate.batch_upper
             if upper is None:
                 raise ConfigurationError(
-                    f"--langasync-max-cost: no upper bound is known for {pending.model!r} (no batch "
-                    "price or no output limit). Nothing was sent. Set an output limit on its calls, "
-                    "or leave the option away"
+                    f"--langasync-max-cost: no upper bound is known for {pending.model!r} (no "
+                    "batch price or no output limit). Nothing was sent. Set an output limit on "
+                    "its calls, or leave the option away"
                 )
             self._committed += upper
         if self._committed > Decimal(str(limit)):
@@ -388,94 +364,7 @@ class Engine:
             self.store.update_owner_state(self._changes)
             self._changes.clear()
 
-    # ---- the desk: what becomes of a call
-
-    def decide(self, wire: Wire) -> Decision:
-        """Decide what becomes of a model call (see ``intercept.Desk``)."""
-        strand = self.strands.current()
-        call = self._translate(wire)
-        if call is None:
-            return None
-        provider, request, credentials, stream_body = call
-        if strand is None:
-            return Redirect(self._local_url(request)) if self._sandbox is not None else None
-        attempt: Attempt = strand.attempt
-        outcome = attempt.ask(
-            request,
-            credentials,
-            strand,
-            streamed=stream_body is not None,
-            now=bool(provider.rejected(request)),
-        )
-        if outcome is None:
-            return Park(f"{request.model or request.endpoint}: waiting for its batch")
-        if isinstance(outcome, SendNow):
-            return self._real_time(outcome, stream_body)
-        return reply_to(request, outcome, stream_body)
-
-    def unreached(self, wire: Wire, transport: str) -> None:
-        """Count a call whose transport nobody can follow (see ``intercept.Desk``)."""
-        if self.strands.current() is not None:
-            self.ledger.passed(urlsplit(wire.url).netloc, f"is reached through {transport}")
-
-    def _translate(
-        self, wire: Wire
-    ) -> tuple[providers.Provider, Request, Credentials, Mapping[str, Any] | None] | None:
-        """Turn a wire into a request; the last part is the body of a streamed call as it was."""
-        provider = self._provider_of(wire)
-        try:
-            body = json.loads(wire.content)
-        except ValueError:
-            return None
-        if provider is None or not isinstance(body, dict):
-            return None
-        endpoint = next(e for e in provider.endpoints if wire.path.endswith(e))
-        parts = urlsplit(wire.url)
-        base = f"{parts.scheme}://{parts.netloc.lower()}{parts.path.removesuffix(endpoint)}"
-        headers = {name.lower(): value for name, value in wire.headers.items()}
-        account = {n: v for n, v in headers.items() if not n.startswith(NOT_ACCOUNT)}
-        streamed = body if body.get("stream") else None
-        request = Request(
-            provider.name,
-            base,
-            endpoint,
-            sse.strip_stream(endpoint, body),
-            provider.identity_headers(headers),
-        )
-        return provider, request, Credentials(account), streamed
-
-    def _provider_of(self, wire: Wire) -> providers.Provider | None:
-        """OpenAI's assistants also post to ``…/messages``; Anthropic's calls name its version."""
-        for provider in self._providers:
-            if not wire.path.endswith(provider.endpoints):
-                continue
-            if provider.name != "anthropic" or "anthropic-version" in wire.headers:
-                return provider
-        return None
-
-    def _real_time(self, order: SendNow, stream_body: Mapping[str, Any] | None) -> RealTime:
-        request = order.call.request
-
-        def record(status: int, headers: Mapping[str, str], content: bytes) -> Reply:
-            try:
-                body = json.loads(content)
-            except ValueError:
-                body = content.decode("utf-8", "replace")
-            request_id = headers.get("x-request-id") or headers.get("request-id") or ""
-            answer = order.record(status, body, request_id)
-            if answer.ok:
-                return reply_to(request, answer, stream_body)
-            kept = {n: v for n, v in headers.items() if not n.lower().startswith(HOP)}
-            return Reply(status, kept, content)
-
-        content = json.dumps(request.body, ensure_ascii=False, separators=(",", ":"))
-        url = self._local_url(request) if self._sandbox is not None else ""
-        return RealTime(content.encode("utf-8", "surrogatepass"), record, url)
-
     # ---- connections
-
-    def _local_url(self, request: Request) -> str:
-        return f"{self._sandbox.url}/v1{request.endpoint}"
 
     def _connect(
         self,
@@ -485,28 +374,8 @@ class Engine:
         headers: tuple[tuple[str, str], ...],
     ) -> providers.Client:
         if self._sandbox is not None:
-            base_url = f"{self._sandbox.url}/v1"
+            base_url = self._desk.local_url
         return providers.by_name(provider).client(base_url, credentials, headers)
-
-
-HOP = ("content-encoding", "content-length", "transfer-encoding", "connection")
-
-
-def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | None) -> Reply:
-    """Return the HTTP reply that the SDK would have received for this answer."""
-    headers = {
-        "content-type": "application/json",
-        "x-should-retry": "false",
-        "x-langasync-job": answer.job_id or "realtime",
-    }
-    if answer.request_id:
-        headers["x-request-id"] = headers["request-id"] = answer.request_id
-    if stream_body is not None and answer.ok and isinstance(answer.body, dict):
-        headers["content-type"] = "text/event-stream; charset=utf-8"
-        events = sse.event_stream(request.endpoint, answer.body, stream_body)
-        return Reply(answer.status, headers, events)
-    text = json.dumps(answer.body, ensure_ascii=False)
-    return Reply(answer.status, headers, text.encode("utf-8", "surrogatepass"))
 
 
 def start_sandbox(settings: Settings, reply: Callable[[Any], Any] | None) -> Any:

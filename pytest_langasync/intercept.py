@@ -1,8 +1,8 @@
 """Call in, answer out: the HTTP clients' ``send``, patched while batch mode is on.
 
 The only module that knows httpx and httpx2. It recognises a model call by its method and path,
-hands it to the desk as a ``Wire``, and turns the desk's decision into a genuine response of the same
-library, an exception that parks the caller, or the original ``send``.
+hands it to the desk as a ``Wire``, and turns the desk's decision into a genuine response of the
+same library, an exception that parks the caller, or the original ``send``.
 """
 
 from __future__ import annotations

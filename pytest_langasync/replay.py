@@ -86,7 +86,7 @@ class Replay:
         return self.store.answer(key) if self.has(key, owner) else None
 
     def has(self, key: str, owner: str) -> bool:
-        """Whether a stored answer may still serve: not too old, and an error only for one verdict."""
+        """Whether a stored answer may still serve: not too old; an error only for one verdict."""
         entry = self.store.peek(key)
         if entry is None:
             return False

@@ -1,6 +1,6 @@
-"""What the person sees under pytest: progress, letters, the summary, the exit status, the report file.
+"""What the person sees under pytest: progress, letters, summary, exit status, report file.
 
-Registered in every active process but an xdist worker's own console; workers hand their books to the
+Registered in every active process; xdist workers have no terminal and hand their books to the
 controller. Strings come from ``report/``; this module only carries them to pytest's terminal.
 """
 
@@ -62,7 +62,9 @@ class Reporter:
         if self._progress is None:
             from pytest_langasync.report.progress import Progress
 
-            self.terminal.ensure_newline()
+            if self.terminal._tw.width_of_current_line:
+                self.terminal._tw.line()
+            self.terminal.currentfspath = None
             live = bool(getattr(self.terminal, "isatty", False))
             self._progress = Progress(self.terminal.write_line, live=live, clock=time.time)
             self._progress.__enter__()

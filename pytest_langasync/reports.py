@@ -1,7 +1,7 @@
 """Reports held back while an attempt runs, and reports made by hand for tests that did not run.
 
-pytest and its plugins report through ``item.ihook``. A shim there keeps what is said about an attempt
-until it is known whether the attempt was the real run or was parked, whoever owns the protocol.
+pytest and its plugins report through ``item.ihook``. A shim there keeps what is said about an
+attempt until it is known whether it was the real run or was parked, whoever owns the protocol.
 """
 
 from __future__ import annotations
@@ -109,10 +109,9 @@ def _failed_subtests(config: pytest.Config) -> dict[Any, int]:
 def reset_item(item: pytest.Item) -> None:
     """Make an item that ran once run again as if it had not."""
     vars(item).pop("_excinfo", None)
-    if isinstance(item, pytest.Function) and type(item).__name__ != "TestCaseFunction":
-        if isinstance(item.parent, pytest.Class):
-            vars(item).pop("_instance", None)
-            vars(item).pop("_obj", None)
+    if isinstance(item.parent, pytest.Class) and type(item).__name__ != "TestCaseFunction":
+        vars(item).pop("_instance", None)
+        vars(item).pop("_obj", None)
 
 
 def report_outcome(item: pytest.Item, outcome: BaseException, **extra: Any) -> None:

@@ -1,4 +1,4 @@
-"""The run under pytest: attempts, parked tests, waves, verdicts. The hooks here decide, the engine works."""
+"""The run under pytest: attempts, parked tests, waves, verdicts. Hooks decide, the engine works."""
 
 from __future__ import annotations
 

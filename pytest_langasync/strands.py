@@ -1,7 +1,7 @@
 """Which attempt a call belongs to, and whether its siblings have all been heard.
 
-A *strand* is one line of execution inside an attempt: the attempt itself, a thread, one work item of
-a thread pool, one asyncio task. Strands answer three questions about a call:
+A *strand* is one line of execution inside an attempt: the attempt itself, a thread, one work item
+of a thread pool, one asyncio task. Strands answer three questions about a call:
 
 * whose is it? A thread that outlives its attempt keeps that attempt's strand.
 * is it speculative? What a strand asks after it was parked is built on garbage.
@@ -270,7 +270,7 @@ class Strands:
                 run, child = thread.run, Strand(strand.attempt, strand)
 
                 def bound() -> None:
-                    del thread.run  # type: ignore[method-assign]
+                    del thread.run
                     _strand.set(child)
                     run()
 

@@ -21,6 +21,7 @@ LAYERS = (
     {"session", "reporter", "reports"},
     {"chain"},
     {"engine"},
+    {"desk"},
     {"cli", "__main__"},
     {"scoring"},
     {"report"},

@@ -1,0 +1,148 @@
+"""What becomes of an intercepted call: from HTTP to a request, from an answer to an HTTP reply."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from pytest_langasync import providers, sse
+from pytest_langasync.intercept import Decision, Park, RealTime, Redirect, Reply, Wire
+from pytest_langasync.ledger import Ledger
+from pytest_langasync.models import Answer, Credentials, Request
+from pytest_langasync.replay import Attempt, SendNow
+from pytest_langasync.strands import Strands
+
+__all__ = ["CallDesk"]
+
+NOT_ACCOUNT = (
+    "accept",
+    "connection",
+    "content-",
+    "cookie",
+    "host",
+    "idempotency-key",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "transfer-encoding",
+    "user-agent",
+    "x-stainless-",
+)
+"""Beginnings of header names that say nothing about whose account a request is charged to."""
+HOP = ("content-encoding", "content-length", "transfer-encoding", "connection")
+"""Headers of a reply that are about its transport, not about it."""
+
+
+class CallDesk:
+    """Decides what becomes of a call (see ``intercept.Desk``).
+
+    ``local_url`` is the base URL of the embedded sandbox, or empty. With one, nothing leaves the
+    machine.
+    """
+
+    def __init__(self, strands: Strands, ledger: Ledger) -> None:
+        self.strands = strands
+        self.ledger = ledger
+        self.local_url = ""
+        self._providers = providers.providers()
+
+    def decide(self, wire: Wire) -> Decision:
+        """Decide what becomes of a model call (see ``intercept.Desk``)."""
+        strand = self.strands.current()
+        call = self._translate(wire)
+        if call is None:
+            return None
+        provider, request, credentials, stream_body = call
+        if strand is None:
+            return Redirect(self.local_url + request.endpoint) if self.local_url else None
+        attempt: Attempt = strand.attempt
+        outcome = attempt.ask(
+            request,
+            credentials,
+            strand,
+            streamed=stream_body is not None,
+            now=bool(provider.rejected(request)),
+        )
+        if outcome is None:
+            return Park(f"{request.model or request.endpoint}: waiting for its batch")
+        if isinstance(outcome, SendNow):
+            return self._real_time(outcome, stream_body)
+        return reply_to(request, outcome, stream_body)
+
+    def unreached(self, wire: Wire, transport: str) -> None:
+        """Count a call whose transport nobody can follow (see ``intercept.Desk``)."""
+        if self.strands.current() is not None:
+            self.ledger.passed(urlsplit(wire.url).netloc, f"is reached through {transport}")
+
+    def _translate(
+        self, wire: Wire
+    ) -> tuple[providers.Provider, Request, Credentials, Mapping[str, Any] | None] | None:
+        """Turn a wire into a request; the last part is the body of a streamed call as it was."""
+        provider = self._provider_of(wire)
+        try:
+            body = json.loads(wire.content)
+        except ValueError:
+            return None
+        if provider is None or not isinstance(body, dict):
+            return None
+        endpoint = next(e for e in provider.endpoints if wire.path.endswith(e))
+        parts = urlsplit(wire.url)
+        base = f"{parts.scheme}://{parts.netloc.lower()}{parts.path.removesuffix(endpoint)}"
+        headers = {name.lower(): value for name, value in wire.headers.items()}
+        account = {n: v for n, v in headers.items() if not n.startswith(NOT_ACCOUNT)}
+        streamed = body if body.get("stream") else None
+        request = Request(
+            provider.name,
+            base,
+            endpoint,
+            sse.strip_stream(endpoint, body),
+            provider.identity_headers(headers),
+        )
+        return provider, request, Credentials(account), streamed
+
+    def _provider_of(self, wire: Wire) -> providers.Provider | None:
+        """OpenAI's assistants also post to ``…/messages``; Anthropic's calls name its version."""
+        for provider in self._providers:
+            if not wire.path.endswith(provider.endpoints):
+                continue
+            if provider.name != "anthropic" or "anthropic-version" in wire.headers:
+                return provider
+        return None
+
+    def _real_time(self, order: SendNow, stream_body: Mapping[str, Any] | None) -> RealTime:
+        request = order.call.request
+
+        def record(status: int, headers: Mapping[str, str], content: bytes) -> Reply:
+            try:
+                body = json.loads(content)
+            except ValueError:
+                body = content.decode("utf-8", "replace")
+            request_id = headers.get("x-request-id") or headers.get("request-id") or ""
+            answer = order.record(status, body, request_id)
+            if answer.ok:
+                return reply_to(request, answer, stream_body)
+            kept = {n: v for n, v in headers.items() if not n.lower().startswith(HOP)}
+            return Reply(status, kept, content)
+
+        content = json.dumps(request.body, ensure_ascii=False, separators=(",", ":"))
+        url = self.local_url + request.endpoint if self.local_url else ""
+        return RealTime(content.encode("utf-8", "surrogatepass"), record, url)
+
+
+def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | None) -> Reply:
+    """Return the HTTP reply that the SDK would have received for this answer."""
+    headers = {
+        "content-type": "application/json",
+        "x-should-retry": "false",
+        "x-langasync-job": answer.job_id or "realtime",
+    }
+    if answer.request_id:
+        headers["x-request-id"] = headers["request-id"] = answer.request_id
+    if stream_body is not None and answer.ok and isinstance(answer.body, dict):
+        headers["content-type"] = "text/event-stream; charset=utf-8"
+        events = sse.event_stream(request.endpoint, answer.body, stream_body)
+        return Reply(answer.status, headers, events)
+    text = json.dumps(answer.body, ensure_ascii=False)
+    return Reply(answer.status, headers, text.encode("utf-8", "surrogatepass"))
