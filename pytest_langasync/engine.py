@@ -73,7 +73,7 @@ class Engine:
         self._desk = CallDesk(self.strands, self.ledger)
         self._interceptor = Interceptor(self._desk, self.strands, endpoints)
         self._attempt: Attempt | None = None
-        self._traces = TraceBuffer(lambda: bool(self._attempt and self._attempt.parked))
+        self._traces = TraceBuffer(self._is_parked)
 
     # ---- life
 
@@ -122,6 +122,9 @@ class Engine:
             self._sandbox.stop()
 
     # ---- attempts
+
+    def _is_parked(self) -> bool:
+        return self._attempt is not None and self._attempt.parked
 
     @contextlib.contextmanager
     def attempt(self, owner: str, number: int, options: MarkerOptions) -> Iterator[Attempt]:

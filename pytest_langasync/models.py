@@ -71,9 +71,7 @@ class Request:
     @cached_property
     def identity(self) -> str:
         """The digest of everything that makes two requests the same."""
-        return digest(
-            [self.provider, self.base_url, self.endpoint, list(self.headers), self.body]
-        )
+        return digest([self.provider, self.base_url, self.endpoint, list(self.headers), self.body])
 
     @property
     def model(self) -> str:
@@ -200,7 +198,7 @@ class Row:
 
 
 def make_custom_id(nonce: str, key: str) -> str:
-    """Join a submission's nonce and an answer's key into a ``custom_id`` (at most 64 characters)."""
+    """Join a nonce and an answer's key into a ``custom_id`` (at most 64 characters)."""
     return f"{nonce}{CUSTOM_ID_SEPARATOR}{key}"
 
 

@@ -11,7 +11,16 @@ from typing import Any, Protocol
 
 from pytest_langasync.models import Credentials, JobStatus, Request, Row
 
-__all__ = ["Client", "Found", "Limits", "Provider", "Submission", "by_job_id", "by_name", "providers"]
+__all__ = [
+    "Client",
+    "Found",
+    "Limits",
+    "Provider",
+    "Submission",
+    "by_job_id",
+    "by_name",
+    "providers",
+]
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Submission:
-    """A batch about to be created. ``lines`` yields (custom_id, body) as often as it is called for."""
+    """A batch about to be created; ``lines`` yields (custom_id, body) as often as asked."""
 
     nonce: str
     endpoint: str
@@ -124,7 +133,9 @@ class Provider(Protocol):
     def line_bytes(self, custom_id: str, body_bytes: int) -> int:
         """Return an upper bound of what a request adds to the batch, in bytes."""
 
-    def client(self, base_url: str, credentials: Credentials, job_headers: tuple[tuple[str, str], ...]) -> Client:
+    def client(
+        self, base_url: str, credentials: Credentials, job_headers: tuple[tuple[str, str], ...]
+    ) -> Client:
         """Return a client of the batch API, made from what the intercepted call carried."""
 
 
@@ -144,5 +155,3 @@ def by_name(name: str) -> Provider:
 def by_job_id(job_id: str) -> Provider | None:
     """Return the provider whose job IDs look like this, or None."""
     return next((p for p in providers() if job_id.startswith(p.job_id_prefix)), None)
-
-
