@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_langasync.models import digest
 from pytest_langasync.sandbox.errors import error_body
 from pytest_langasync.sandbox.faults import BatchFault, load
 from pytest_langasync.sandbox.model import Model, directives
-from pytest_langasync.sandbox.questions import read_request
+from pytest_langasync.sandbox.questions import body_digest, read_request
 from pytest_langasync.sandbox.state import Bought, State
 
 __all__ = ["Batches", "Outcome", "Shape"]
@@ -146,7 +145,7 @@ class Batches:
         """Execute the rows that get their turn; the others expire or are cancelled."""
         halves = {"expired": len(rows) // 2, "cancelled": len(rows) // 2, "failed": 0}
         done = halves.get(batch["end"], len(rows)) if batch["done"] is None else batch["done"]
-        attempts = self.state.attempts([digest(body) for _, body in rows[:done]])
+        attempts = self.state.attempts([body_digest(body) for _, body in rows[:done]])
         headers = json.dumps(visible(batch["headers"]))
         fault = fault_of(batch)
         orders = {**dict.fromkeys(map(str, range(fault.missing)), "missing"), **fault.rows}

@@ -10,7 +10,7 @@ from typing import Any
 from pytest_langasync.models import digest
 from pytest_langasync.sandbox.schema import JSON_OBJECT
 
-__all__ = ["Reply", "ReplyRequest", "Tool", "ToolCall", "read_request"]
+__all__ = ["Reply", "ReplyRequest", "Tool", "ToolCall", "body_digest", "read_request"]
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class ReplyRequest:
 
     @cached_property
     def digest(self) -> str:
-        """The digest of the body, 40 hex digits."""
-        return digest(self.body)
+        """The digest of the body, 40 hex digits; a streamed request has its plain twin's."""
+        return body_digest(self.body)
 
     @property
     def seed(self) -> int:
@@ -105,6 +105,11 @@ def read_request(
         schema=_schema(body),
         max_tokens=_first(body, "max_completion_tokens", "max_output_tokens", "max_tokens"),
     )
+
+
+def body_digest(body: Mapping[str, Any]) -> str:
+    """Return the digest of a body without ``stream`` and its companion."""
+    return digest({k: v for k, v in body.items() if k not in ("stream", "stream_options")})
 
 
 def text_of(content: Any) -> str:

@@ -6,11 +6,11 @@ import json
 import time
 from collections.abc import Callable
 
-from pytest_langasync.models import digest
 from pytest_langasync.sandbox import streams
 from pytest_langasync.sandbox.batches import visible
 from pytest_langasync.sandbox.checks import check_version
 from pytest_langasync.sandbox.exchange import Exchange, Wire
+from pytest_langasync.sandbox.questions import body_digest
 
 __all__ = ["realtime"]
 
@@ -22,7 +22,7 @@ def realtime(provider: str, endpoint: str) -> Callable[[Exchange], Wire]:
         if provider == "anthropic":
             check_version(exchange.headers)
         body = exchange.json()
-        attempt = exchange.state.attempts([digest(body)])[0]
+        attempt = exchange.state.attempts([body_digest(body)])[0]
         headers = exchange.headers
         status, answer = exchange.model.answer(
             provider, endpoint, body, attempt=attempt, batch=False, headers=headers

@@ -44,7 +44,7 @@ def _text(request: ReplyRequest) -> str:
         return "8"
     if _YES_NO.search(request.prompt):
         return "Yes"
-    shown = DIRECTIVE.sub("", " ".join(request.prompt.split()))[:_ECHO].strip()
+    shown = " ".join(DIRECTIVE.sub("", request.prompt).split())[:_ECHO]
     choice = f" (choice {request.choice + 1})" if request.choice else ""
     return f"Sandbox answer to: {shown}{choice}"
 

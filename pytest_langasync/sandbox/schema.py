@@ -147,8 +147,8 @@ class _Maker:
             return not last
         if isinstance(last, int):
             step = resolved.get("multipleOf", 1)
-            low = resolved.get("minimum", last - step * len(items))
-            return next((n for n in range(math.ceil(low), last, step) if n not in items), last + 1)
+            down = range(last - step, math.ceil(resolved.get("minimum", last)) - 1, -step)
+            return next((n for n in down if n not in items), max(items) + step)
         return last
 
     def _number(self, schema: dict[str, Any], name: str, *, whole: bool) -> int | float:
@@ -227,18 +227,19 @@ def _bounds(schema: Mapping[str, Any], whole: bool) -> tuple[float | None, float
         low = None if low is None else math.ceil(low)
         high = None if high is None else math.floor(high)
     if above is not None:
-        least = math.floor(above) + 1 if whole else _just(above, below, schema.get("maximum"))
+        step = _step(above, high if below is None else below)
+        least = math.floor(above) + 1 if whole else above + step
         low = least if low is None else max(low, least)
     if below is not None:
-        most = math.ceil(below) - 1 if whole else _just(below, above, schema.get("minimum"))
+        step = _step(schema.get("minimum") if above is None else above, below)
+        most = math.ceil(below) - 1 if whole else below - step
         high = most if high is None else min(high, most)
     return low, high
 
 
-def _just(limit: float, *others: float | None) -> float:
-    """Return a number just inside an exclusive limit, on the side of the other limit."""
-    other = next((o for o in others if o is not None), None)
-    return limit + 1 if other is None else limit + (other - limit) / 1000
+def _step(low: float | None, high: float | None) -> float:
+    """Return how far to stay away from an exclusive limit."""
+    return 1 if low is None or high is None else (high - low) / 1000
 
 
 def _inside(value: float, low: float | None, high: float | None) -> bool:
