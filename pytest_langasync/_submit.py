@@ -149,9 +149,7 @@ class Submitter:
             except CapacityError as error:
                 full.add(place)
                 placed.full += chunk
-                self._notify(
-                    Event("waiting", p.provider, p.model, len(chunk), message=str(error))
-                )
+                self._notify(Event("waiting", p.provider, p.model, len(chunk), message=str(error)))
             except (ConfigurationError, ProviderError) as error:
                 placed.failures.append((error, chunk))
 

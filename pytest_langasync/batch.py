@@ -45,7 +45,7 @@ LINE_CODES = frozenset(
 NEWBORN = 120.0
 """Seconds in which a provider may not know a job that it has just created."""
 GONE_AFTER = 3
-"""How many polls in a row must find a job gone before it is believed."""
+"""How many polls in a row, newborn jobs aside, must find a job gone before it is believed."""
 
 
 class Batcher:
@@ -252,7 +252,7 @@ class Batcher:
     def _not_found(self, watch: Watch, error: JobNotFoundError) -> None:
         job, age = watch.job, self._clock() - watch.job.created_at
         times = int(job.metadata.get("not_found", "0")) + 1
-        if age < NEWBORN or times < GONE_AFTER:
+        if times < GONE_AFTER:
             self._tell("trouble", watch, message=str(error))
             if age >= NEWBORN:
                 # On disk, so that runs which poll but once come to a conclusion, too.

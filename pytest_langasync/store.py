@@ -380,6 +380,7 @@ class Store(Disk):
         if job.state is JobState.RUNNING:
             self._in_flight.update((request.key, job.id) for request in self.requests_in(job.id))
 
+
 def _belongs(custom_id: str, job: Job, expected: set[str]) -> bool:
     """Return whether a row answers a request of this job."""
     if custom_id in expected:

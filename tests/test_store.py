@@ -160,9 +160,7 @@ class TestAnswers:
     def test_facts_of_an_answer(self, store: Store) -> None:
         store.finish(submit(store, job_of(), [1]), [row(1, {"x": "\u2028"}, status=429)])
         answer = reopened(store).answer(key_of(1))
-        assert answer == Answer(
-            key_of(1), 429, {"x": "\u2028"}, "batch_1", "req_1", 100.0, 1000.0
-        )
+        assert answer == Answer(key_of(1), 429, {"x": "\u2028"}, "batch_1", "req_1", 100.0, 1000.0)
 
     def test_newest_answer_wins_whatever_the_order_of_loading(self, store: Store) -> None:
         old = dataclasses.replace(job_of("batch_z_old", created_at=1.0), nonce="old")
@@ -388,7 +386,8 @@ class Crash(BaseException):
 
 
 def call(number: int, text: str = "hi") -> Call:
-    request = Request("openai", META.base_url, META.endpoint, {"model": "m", "text": text, "n": number})
+    body = {"model": "m", "text": text, "n": number}
+    request = Request("openai", META.base_url, META.endpoint, body)
     return Call(request, "t.py::test", 0, NOBODY)
 
 
