@@ -276,8 +276,8 @@ def test_summary_escapes_names() -> None:
 
 
 def test_estimate_names_both_prices_and_the_first_wave() -> None:
-    prices = [Decimal(n) / 10_000 for n in (20, 10, 60, 30)]
-    one = Estimate(1000, 500, *prices, requests=4)
+    low, high, low_batch, high_batch = (Decimal(n) / 10_000 for n in (20, 60, 10, 30))
+    one = Estimate(1000, 500, low, low_batch, high, high_batch, requests=4)
     lines = texts(estimate_lines({("openai", "gpt-4o-mini"): one}))
     assert "$0.0020 to $0.0060" in lines[1]
     assert "$0.0010 to $0.0030" in lines[1]
@@ -542,7 +542,9 @@ def test_write_replaces_the_file_whole(tmp_path: Path) -> None:
     write(path, {"text": "ä\ud800", "path": tmp_path})
     assert json.loads(path.read_text("utf-8")) == {"text": "ä\ud800", "path": str(tmp_path)}
     before = path.read_bytes()
+    loop: dict[str, Any] = {}
+    loop["loop"] = loop
     with pytest.raises(ValueError, match="Circular"):
-        write(path, (lambda loop: loop.update(loop=loop) or loop)({}))
+        write(path, loop)
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == ["run.json"]
