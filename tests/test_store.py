@@ -478,5 +478,5 @@ class TestRequestsAndNotes:
         folder = store.root / "jobs/batch_1"
         (line,) = (folder / "results.jsonl").read_text().splitlines()
         parsed = json.loads(line)
-        assert list(parsed)[0] == "custom_id" and parsed["body"] == {"text": "Grüße"}
+        assert next(iter(parsed)) == "custom_id" and parsed["body"] == {"text": "Grüße"}
         assert json.loads((folder / "job.json").read_text())["id"] == "batch_1"
