@@ -15,7 +15,8 @@ PIXEL = (
     "WjR9awAAAABJRU5ErkJggg=="
 )
 
-CASES = '''
+CASES = (
+    """
 import openai, anthropic, pytest
 from pydantic import BaseModel
 
@@ -23,11 +24,11 @@ class City(BaseModel):
     name: str
     population: int
 
-PIXEL = "%s"
+PIXEL = "<pixel>"
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"],
           "additionalProperties": False}
-TOOL = {"type": "function", "function": {"name": "look", "description": "Look", "parameters": SCHEMA,
-        "strict": True}}
+TOOL = {"type": "function", "function": {"name": "look", "description": "Look", "strict": True,
+        "parameters": SCHEMA}}
 FLAT = {"type": "function", "name": "look", "description": "Look", "parameters": SCHEMA,
         "strict": True}
 CLAUDE_TOOL = {"name": "look", "description": "Look", "input_schema": SCHEMA,
@@ -122,7 +123,9 @@ def test_parse():
 def test_embeddings(form):
     made = O.embeddings.create(model="text-embedding-3-small", input=["a", "b"], **form)
     assert len(made.data) == 2 and isinstance(made.data[0].embedding[0], float)
-''' % PIXEL  # noqa: UP031
+"""
+    % PIXEL
+)  # noqa: UP031
 
 COMPANIONS = ("stream", "stream_options")
 

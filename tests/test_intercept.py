@@ -11,7 +11,7 @@ from pytest_langasync.sandbox import Sandbox
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-CLIENTS = '''
+CLIENTS = """
 import asyncio
 import anthropic, httpx, httpx2, openai, pytest
 
@@ -93,9 +93,9 @@ def test_custom_transport_around_a_real_one():
         def handle_request(self, request): return self.inner.handle_request(request)
     client = openai.OpenAI(http_client=httpx2.Client(transport=Retrying()))
     assert client.chat.completions.create(**CHAT("thirteen")).id
-'''
+"""
 
-FAILURES = '''
+FAILURES = """
 import time
 import anthropic, openai, pytest
 pytestmark = pytest.mark.langasync
@@ -116,9 +116,9 @@ def test_anthropic():
             {"role": "user", "content": "[[status:529]]"}])
     assert type(error.value).__name__ == "OverloadedError"
     assert error.value.body["error"]["type"] == "overloaded_error"
-'''
+"""
 
-UNTOUCHED = '''
+UNTOUCHED = """
 import json
 import anthropic, httpx, httpx2, openai, pytest
 BODY = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [
@@ -177,9 +177,9 @@ def test_vcr(tmp_path):
                      "body": {"string": json.dumps(BODY)}}}]}))
     with vcr.use_cassette(str(tape), record_mode="none"):
         assert ask(httpx.Client()) == "mocked"
-'''
+"""
 
-OTHERS = '''
+OTHERS = """
 import httpx2, openai, os, pytest
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "plain"}]}
 
@@ -193,7 +193,7 @@ def test_files_and_models_and_other_paths():
     assert client.files.retrieve(made.id).id == made.id
     with pytest.raises(openai.NotFoundError):
         client.post("/elsewhere", cast_to=object, body={})
-'''
+"""
 
 
 def test_every_client_is_caught(suite: Suite) -> None:
