@@ -302,8 +302,9 @@ class Ledger:
         )
 
     def _keep(self, entry: Entry) -> None:
-        known = self._entries.get(entry.key, entry)
-        self._entries[entry.key] = max(known, entry, key=Entry.order)
+        known = self._entries.get(entry.key)
+        if known is None or entry.order() > known.order():
+            self._entries[entry.key] = entry
 
     def _entry(self, call: Call, answer: Answer) -> Entry:
         request, source = call.request, source_of(answer, self.started_at)

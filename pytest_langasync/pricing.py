@@ -33,6 +33,13 @@ _FLAVORS = {
     "/responses": "responses",
     "/embeddings": "embeddings",
 }
+_USAGE = (  # the library's names, in the order of our fields
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "output_reasoning_tokens",
+)
 _OUTPUT_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _IMAGES = frozenset({"image", "image_url", "input_image"})
 _ATTACHMENTS = frozenset({"file", "input_file", "document", "input_audio", "container_upload"})
@@ -243,18 +250,8 @@ def _extract(provider: str, endpoint: str, body: Any) -> LibraryUsage | None:
 
 
 def _own_usage(usage: LibraryUsage) -> Usage:
-    return Usage(
-        *(
-            int(usage.reported_value(name))
-            for name in (
-                "input_tokens",
-                "output_tokens",
-                "cache_read_tokens",
-                "cache_write_tokens",
-                "output_reasoning_tokens",
-            )
-        )
-    )
+    reported = vars(usage)
+    return Usage(*(int(reported.get(name, 0)) for name in _USAGE))
 
 
 def _tokens(input_tokens: int, output_tokens: int) -> _Used:
