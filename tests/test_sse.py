@@ -411,6 +411,8 @@ def test_responses_fold_back_both_ways(body: dict[str, Any]) -> None:
     assert events[0]["type"] == "response.created"
     assert events[0]["response"]["status"] == "in_progress"
     assert events[0]["response"]["usage"] is None
+    added = [e["item"] for e in events if e["type"] == "response.output_item.added"]
+    assert all(item["status"] == "in_progress" for item in added if item["type"] == "message")
     done = [e["item"] for e in events if e["type"] == "response.output_item.done"]
     assert done == body["output"]
     for item, source in zip(folded_output(events), body["output"], strict=True):
@@ -574,6 +576,11 @@ def test_message_helper_folds_back(body: dict[str, Any]) -> None:
     with client.messages.stream(**MESSAGE) as stream:
         got = silent_json(stream.get_final_message())
     assert without_none(got) == without_none(body)
+
+
+def test_inputs_open_with_an_empty_piece() -> None:
+    stream = event_stream("/messages", MESSAGES["functions"], {}).decode()
+    assert stream.count('"partial_json":""') == 2
 
 
 def test_async_message_helper_and_raw() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_langasync.tracing import TraceBuffer
+from pytest_langasync.tracing.base import Memory
 
 otel = pytest.importorskip("opentelemetry.sdk.trace")
 export = pytest.importorskip("opentelemetry.sdk.trace.export")
@@ -218,9 +219,10 @@ def test_nested_processors_get_a_span_once(run: Run) -> None:
     def test() -> None:
         with provider.get_tracer("t").start_as_current_span("a"):
             run.ask("a")
+        assert names(exporter) == ["a"]
 
-    run.attempt(test)
-    run.attempt(test, answers="a")
+    assert not run.attempt(test)
+    assert run.attempt(test, answers="a")
     assert names(exporter) == ["a"]
 
 
@@ -436,9 +438,10 @@ def test_the_fallback_of_chat_models_works_when_delivered(run: Run) -> None:
 
     def test() -> None:
         model.invoke("hello", {"callbacks": [handler]})
+        assert handler.prompts == [["Human: hello"]]
 
     assert run.attempt(test)
-    assert handler.prompts == [["Human: hello"]]
+    assert len(handler.prompts) == 1
 
 
 def test_streams_of_events_are_not_held(run: Run) -> None:
@@ -477,6 +480,38 @@ def test_late_and_unfinished_runs(run: Run) -> None:
     assert handler.heard == ["start RunnablePassthrough"]
     generators.pop().close()
     assert len(handler.heard) == 2
+
+
+def test_a_run_begun_outside_attempts_is_not_held(run: Run) -> None:
+    handler = Recorder()
+    stream = RunnablePassthrough().stream("a", {"callbacks": [handler]})
+    next(stream)
+
+    def test() -> None:
+        with pytest.raises(Park):
+            run.ask("a")
+        stream.close()
+
+    assert not run.attempt(test)
+    assert len(handler.heard) == 2
+
+
+def test_a_new_handler_at_an_old_address_is_new() -> None:
+    memory = Memory()
+    memory.begin("t")
+    handler = Recorder()
+    address = id(handler)
+    assert memory.admit(handler, "root")
+    memory.begin("t")
+    assert not memory.admit(handler, "root")
+    del handler
+    others = []
+    while not others or id(others[-1]) != address:
+        others.append(Recorder())
+        if len(others) > 10_000:
+            pytest.skip("the interpreter did not use the address again")
+    memory.begin("t")
+    assert memory.admit(others[-1], "root")
 
 
 def test_handlers_of_a_test_are_not_kept(run: Run) -> None:
