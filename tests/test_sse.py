@@ -101,6 +101,10 @@ CHATS = {
         reason="tool_calls",
     ),
     "no arguments": chat_body({"tool_calls": [function_call(1, "")]}, reason="tool_calls"),
+    "a tool of another kind": chat_body(
+        {"tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "sql", "input": "x"}}]},
+        reason="tool_calls",
+    ),
     "legacy function": chat_body(
         {"function_call": {"name": "add", "arguments": '{"a": 1, "b": "long enough"}'}},
         reason="function_call",
@@ -201,8 +205,8 @@ def parsed_chat(completion: Any) -> Any:
     return without_none(completion.to_dict(mode="json"))
 
 
-# The helper raises on a reply that was cut off, as it would in real time.
-HELPED = set(CHATS) - {"cut off"}
+# The helper raises on a reply that was cut off, and knows functions only, as in real time.
+HELPED = set(CHATS) - {"cut off", "a tool of another kind"}
 
 
 @pytest.mark.parametrize("name", sorted(HELPED))
