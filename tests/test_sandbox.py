@@ -19,6 +19,7 @@ import pytest
 from sandbox_clients import USER, age, ant, line, oai, params, read, submit
 
 from pytest_langasync.sandbox import Sandbox
+from pytest_langasync.sandbox.state import State
 
 TOOL_SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
@@ -92,6 +93,12 @@ def test_a_responses_stream_folds_to_the_response(sandbox: Sandbox, more: Any) -
         assert folded.model_dump(include=kept) == whole.model_dump(include=kept)
         assert folded.output_text == whole.output_text
         assert [item.type for item in folded.output] == [item.type for item in whole.output]
+
+
+def test_responses_events_are_numbered(sandbox: Sandbox) -> None:
+    events = list(oai(sandbox).responses.create(model="m", input="hi", stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert [events[0].type, events[-1].type] == ["response.created", "response.completed"]
 
 
 def test_a_message_stream_folds_to_the_message(sandbox: Sandbox) -> None:
@@ -212,6 +219,19 @@ def test_many_pollers_of_two_sandboxes_buy_once(tmp_path: Path) -> None:
         list(pool.map(lambda n: oai((one, two)[n % 2]).batches.retrieve(made), range(8)))
         assert client.batches.retrieve(made).status == "completed"
         assert len(one.ledger()) == 300
+
+
+def test_two_writers_wait_for_each_other(tmp_path: Path) -> None:
+    states = [State(tmp_path), State(tmp_path)]
+    states[0].set_faults({"http": [{"nth": 3, "count": 400}]})
+
+    def hit(state: State) -> int:
+        return sum(state.http_fault("GET /") is not None for _ in range(300))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sum(pool.map(hit, states)) == 400
+    for state in states:
+        state.close()
 
 
 @pytest.fixture

@@ -106,6 +106,7 @@ def test_openai_cancel_keeps_what_was_done(tmp_path: Path) -> None:
         batch = client.batches.retrieve(submit(client, [line(f"r{n}") for n in range(4)]).id)
         assert batch.status == "in_progress"
         assert client.batches.cancel(batch.id).status == "cancelling"
+        assert client.batches.retrieve(batch.id).status == "cancelling"
         age(slow, batch.id, done=1)
         done = client.batches.retrieve(batch.id)
         assert done.status == "cancelled" and done.request_counts

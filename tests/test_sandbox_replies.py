@@ -135,6 +135,7 @@ def test_the_default_reply_echoes_without_directives() -> None:
 
 
 OPENAI_TOOL = {"type": "function", "function": {"name": "weather", "parameters": TOOL}}
+USER = [{"role": "user", "content": "hi"}]
 RESULT = {"role": "tool", "tool_call_id": "x", "content": "sunny"}
 
 
@@ -156,6 +157,12 @@ def test_tools_are_called_when_they_must_be(choice: Any, answered: bool, calls: 
     assert bool(reply.tool_calls) is calls
     for call in reply.tool_calls:
         jsonschema.validate(call.arguments, TOOL)
+
+
+def test_a_new_question_after_a_result_calls_the_tool_again() -> None:
+    turns = [*USER, RESULT, {"role": "assistant", "content": "It is sunny."}, *USER]
+    request = {"model": "m", "messages": turns, "tools": [OPENAI_TOOL]}
+    assert default_reply(read_request("openai", "/chat/completions", request)).tool_calls
 
 
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}])
