@@ -53,6 +53,10 @@ class Index:
         if known is None or known.file.path == entry.file.path or known.age <= entry.age:
             self._entries[key] = entry
 
+    def received_since(self, moment: float) -> list[str]:
+        """Return the keys whose newest answer came at ``moment`` or later."""
+        return [key for key, entry in self._entries.items() if entry.received_at >= moment]
+
     def answer(self, key: str) -> Answer | None:
         """Read the newest answer of a key; None when there is none, or it is damaged by now."""
         entry = self._entries.get(key)

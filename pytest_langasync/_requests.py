@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from sys import intern
-from typing import Any
 
 from pytest_langasync import _files
 from pytest_langasync import _records as records
@@ -43,11 +42,10 @@ class Requests:
         """Return the requests of an owner, oldest first."""
         return list(self._owners(jobs).get(owner, ()))
 
-    def body(self, key: str, jobs: Iterable[Job]) -> Any:
-        """Return the newest stored body of a key, or None."""
+    def of_key(self, key: str, jobs: Iterable[Job]) -> StoredRequest | None:
+        """Return the newest request of a key, or None."""
         self._owners(jobs)
-        found = self._by_key.get(key)
-        return found.body() if found else None
+        return self._by_key.get(key)
 
     def _owners(self, jobs: Iterable[Job]) -> dict[str, list[StoredRequest]]:
         if self._by_owner is None:

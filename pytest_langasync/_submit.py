@@ -17,7 +17,7 @@ from pytest_langasync.exceptions import (
     LangasyncError,
     ProviderError,
 )
-from pytest_langasync.models import Credentials, Event, Job, Pending, split_custom_id
+from pytest_langasync.models import Credentials, Event, Job, JobState, Pending, split_custom_id
 from pytest_langasync.providers import Client, Found, Provider, Submission, by_name
 from pytest_langasync.store import Intent, Store
 
@@ -94,12 +94,8 @@ class Submitter:
             client.close()
         self._clients.clear()
 
-    def place(self, asks: Iterable[Ask], unknown: set[tuple[str, str]]) -> Placed:
-        """Put each request into a job, under the lock of the cache.
-
-        ``unknown`` are the (provider, base URL) where a job runs whose requests are not known yet:
-        nothing is bought there.
-        """
+    def place(self, asks: Iterable[Ask]) -> Placed:
+        """Put each request into a job, under the lock of the cache."""
         placed = Placed()
         wanted = {ask.pending.key: ask for ask in asks}
 
@@ -112,13 +108,21 @@ class Submitter:
             left = [ask for ask in wanted.values() if not ask.settled(ask.pending.key)]
             left = self._guarded(left, placed, self._search_suite)
             left = self._recover(left, placed)
-            buy: list[Ask] = []
-            for ask in self._attach(left):
-                p = ask.pending
-                held = (p.provider, p.base_url) in unknown
-                (placed.undecided if held else buy).append(ask)
-            self._buy(buy, placed)
+            self._buy(self._attach_unread(self._attach(left), placed), placed)
         return placed
+
+    def _attach_unread(self, asks: list[Ask], placed: Placed) -> list[Ask]:
+        """Wait for running jobs whose requests are not known, before anything is bought there."""
+        running = (job for job in self._store.jobs() if job.state is JobState.RUNNING)
+        unread = [job for job in running if not self._store.contents_known(job.id)]
+        others: list[Ask] = []
+        for ask in asks:
+            p = ask.pending
+            jobs = [j for j in unread if (j.provider, j.base_url) == (p.provider, p.base_url)]
+            for job in jobs:
+                self._watch(job, p.credentials, (), fresh=False)
+            (placed.undecided if jobs else others).append(ask)
+        return others
 
     def _attach(self, asks: Iterable[Ask]) -> list[Ask]:
         """Wait for the jobs in which requests are under way; return the others."""
@@ -213,7 +217,8 @@ class Submitter:
             model=meta.model,
             headers=meta.headers,
             nonce=intent.nonce,
-            created_at=found.created_at,
+            # Our own clock, so that it can be compared with the beginning of a run.
+            created_at=intent.created_at,
             requests=intent.count,
             input_ref=found.input_ref,
             metadata=intent.metadata,

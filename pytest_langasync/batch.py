@@ -51,9 +51,9 @@ GONE_AFTER = 3
 class Batcher:
     """Sends recorded calls through batches and stores what they return.
 
-    ``notify`` is called in the thread that calls ``submit`` and ``wait``. ``connect`` makes a
-    client from (provider name, base URL, credentials, batch-level headers). ``clock`` returns
-    seconds since the epoch, ``sleep`` waits for seconds.
+    ``notify`` is called in the thread that calls ``submit`` and ``wait``, and ``tick`` there before
+    each pause. ``connect`` makes a client from (provider name, base URL, credentials, batch-level
+    headers). ``clock`` returns seconds since the epoch, ``sleep`` waits for seconds.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Batcher:
         suite: str = "",
         policy: Policy | None = None,
         notify: Callable[[Event], None] = lambda event: None,
+        tick: Callable[[], None] = lambda: None,
         connect: Connect = connect_to,
         lookup: Callable[[str], Provider] = by_name,
         clock: Callable[[], float] = time.time,
@@ -73,6 +74,7 @@ class Batcher:
         self._store = store
         self._policy = policy or Policy()
         self._notify = notify
+        self._tick = tick
         self._clock = clock
         self._submitter = Submitter(
             store, suite, self._policy, notify, connect, lookup, clock, sleep, self._watch
@@ -88,6 +90,11 @@ class Batcher:
         """The jobs that are being waited for, oldest first."""
         jobs = (watch.job for watch in self._poller.watches.values())
         return sorted(jobs, key=lambda job: job.created_at)
+
+    def status(self, job_id: str) -> JobStatus | None:
+        """Return what the last poll in this process said about a job that still runs."""
+        watch = self._poller.watches.get(job_id)
+        return watch.status if watch else None
 
     @property
     def queued(self) -> frozenset[str]:
@@ -143,6 +150,7 @@ class Batcher:
                 self._flush_due()
                 break
             self._flush_due()
+            self._tick()
             times = [deadline, self._queue_due if self._queue else None]
             polled = self._poller.step(min((t for t in times if t is not None), default=None))
             if polled is not None:
@@ -169,12 +177,7 @@ class Batcher:
     # Submitting
 
     def _place(self, asks: Iterable[Ask]) -> list[tuple[LangasyncError, list[Ask]]]:
-        unknown = {
-            (watch.job.provider, watch.job.base_url)
-            for watch in self._poller.watches.values()
-            if not self._store.contents_known(watch.job.id)
-        }
-        placed = self._submitter.place(asks, unknown)
+        placed = self._submitter.place(asks)
         self._enqueue(placed.full, self._policy.poll_interval * 5)
         self._enqueue(placed.undecided, self._policy.poll_interval)
         return placed.failures

@@ -11,11 +11,10 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pytest_langasync import masks, providers
+from pytest_langasync import deferral, providers
 from pytest_langasync.batch import Batcher, Policy
 from pytest_langasync.config import MarkerOptions, Settings
 from pytest_langasync.desk import CallDesk
@@ -24,13 +23,15 @@ from pytest_langasync.intercept import Interceptor
 from pytest_langasync.ledger import Ledger
 from pytest_langasync.models import Credentials, Event, Pending, Request
 from pytest_langasync.pricing import Estimate, PriceBook
-from pytest_langasync.replay import Attempt, Replay
+from pytest_langasync.replay import REFRESH, Attempt, Replay
 from pytest_langasync.store import Store
 from pytest_langasync.strands import Strands
 from pytest_langasync.tracing import TraceBuffer
 
 __all__ = ["Engine"]
 
+UNUSED = "(unused)"
+"""Stands for a test in the books, where an answer was bought that no test used."""
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 
 
@@ -42,6 +43,7 @@ class Engine:
         settings: Settings,
         *,
         notify: Callable[[Event], None],
+        tick: Callable[[], None] = lambda: None,
         parked_type: type[BaseException],
         sandbox_reply: Callable[[Any], Any] | None = None,
     ) -> None:
@@ -55,10 +57,11 @@ class Engine:
             suite=settings.rootdir.name,
             policy=Policy(
                 poll_interval=settings.poll_interval,
-                first_poll=0.02 if settings.sandbox else 1.0,
+                first_poll=0.02 if settings.sandbox else min(1.0, settings.poll_interval),
                 max_retries=settings.max_retries,
             ),
             notify=notify,
+            tick=tick,
             connect=self._connect,
         )
         self.strands = Strands(parked_type)
@@ -66,6 +69,7 @@ class Engine:
         self._sandbox: Any = None
         self._placeholders: list[str] = []
         self._committed = Decimal(0)
+        self._used: set[str] = set()
         self._changes: dict[str, dict[str, Any] | None] = {}
         self._batchable: dict[tuple[str, str], bool] = {}
         self._providers = providers.providers()
@@ -100,11 +104,7 @@ class Engine:
             self._sandbox = start_sandbox(settings, self._reply_hook)
             self._desk.local_url = f"{self._sandbox.url}/v1"
         if settings.sandbox or settings.offline:
-            for provider in self._providers:
-                for variable, placeholder in provider.key_variables.items():
-                    if not os.environ.get(variable):
-                        os.environ[variable] = placeholder
-                        self._placeholders.append(variable)
+            self._placeholders = providers.set_placeholder_keys()
         self.strands.install()
         self._interceptor.install()
         self._traces.install()
@@ -164,6 +164,10 @@ class Engine:
         changes: dict[str, dict[str, Any] | None] = {}
         for scope, call, answer in attempt.used:
             self.ledger.used(attempt.owner, call, answer)
+            self._used.add(answer.key)
+            base_url, new = call.request.base_url, answer.received_at >= self.started_at
+            if base_url in self.replay.realtime_bases and new:
+                self.ledger.passed(urlsplit(base_url).netloc, "it has no batch API")
             if not answer.ok:
                 changes[scope] = {"errors_spent_at": time.time()}
         for _ in range(attempt.masked):
@@ -201,38 +205,23 @@ class Engine:
             self.ledger.deferred(owner, pending, job.id if job else None)
 
     def reason(self, missing: Sequence[Pending], why: str) -> str:
-        """Say in one line (offline: with the nearest stored request) what a test waits for."""
-        if not missing:
-            return why or "waiting for a fixture whose calls wait"
-        if self.settings.estimate:
-            return f"estimate only: {len(missing)} calls were not sent"
-        jobs = {job.id: job for p in missing if (job := self.store.in_flight(p.key)) is not None}
-        if jobs:
-            progress = ", ".join(
-                f"{job.id} ({job.word}, {job.requests} requests)" for job in jobs.values()
-            )
-            return f"{why + ': ' if why else ''}{len(missing)} calls wait in {progress}"
-        if self.settings.offline:
-            return f"offline: {len(missing)} calls have no stored answer{self._nearest(missing[0])}"
-        return why or f"{len(missing)} calls were not sent"
+        """Say what a test waits for."""
+        return deferral.reason(missing, why, self.settings, self.store, self.batcher.status)
 
     def settle_books(self) -> None:
         """Enter what the whole run did: what was sent again, and paid answers nobody used."""
         for job_id, why, count in self.batcher.retries:
             self.ledger.retried(job_id, why, count)
-
-    def _nearest(self, pending: Pending) -> str:
-        stored = [
-            (row.job_id, body)
-            for row in self.store.requests_of(pending.owner)
-            if (body := row.body()) is not None
-        ]
-        asked = self.store.spooled(pending.key)
-        index = masks.nearest(asked, [body for _, body in stored])
-        if index is None:
-            return "; no request of this test is stored"
-        job_id, body = stored[index]
-        return f"; nearest stored request ({job_id}) differs:\n{masks.difference(body, asked)}"
+        tests = set(self.ledger.tests())
+        for key in self.store.received_since(self.started_at):
+            answer = self.store.answer(key) if key not in self._used else None
+            stored = self.store.request(key)
+            if answer is not None and stored is not None:
+                meta = stored.meta
+                body = stored.body() or {"model": meta.model}
+                request = Request(meta.provider, meta.base_url, meta.endpoint, body, meta.headers)
+                owner = stored.owner if stored.owner in tests else UNUSED
+                self.ledger.unused(owner, key, request, answer)
 
     # ---- waves
 
@@ -262,13 +251,12 @@ class Engine:
             for p in pendings
         )
 
-    def attach(self, job_id: str, pendings: Iterable[Pending]) -> bool:
+    def attach(self, job_id: str, pendings: Iterable[Pending]) -> None:
         """Attach to a job by its ID, with the key that the missing calls carried.
 
-        Returns False when no missing call goes to the job's provider.
-
         Raises:
-            ConfigurationError: no provider has such IDs, or the provider does not know it.
+            ConfigurationError: no provider has such IDs, or the provider does not know it, or no
+                missing call goes there.
         """
         provider = providers.by_job_id(job_id)
         if provider is None:
@@ -278,11 +266,12 @@ class Engine:
             )
         pending = next((p for p in pendings if p.provider == provider.name), None)
         if pending is None:
-            return False
+            raise ConfigurationError(
+                f"--langasync-resume={job_id}: no test waits for an answer of {provider.name}"
+            )
         self.batcher.attach(
             job_id, pending.credentials, pending.base_url, endpoint=pending.endpoint
         )
-        return True
 
     def estimates(self, pendings: Iterable[Pending]) -> Iterator[tuple[Pending, Estimate]]:
         """Yield what each missing call would cost."""
@@ -342,8 +331,6 @@ class Engine:
                 client.close()
             if not self._batchable[place]:
                 self.replay.realtime_bases.add(pending.base_url)
-                host = urlsplit(pending.base_url).netloc
-                self.ledger.passed(host, "has no batch API: its calls ran in real time")
         return self._batchable[place]
 
     # ---- what outlives the run
@@ -358,6 +345,8 @@ class Engine:
             if renewing:
                 entry.setdefault("since", self.replay.cutoff(owner))
             changes[owner] = self.replay.state[owner] = entry
+        if self.settings.refresh and REFRESH not in self.store.owner_state():
+            changes[REFRESH] = self.replay.state[REFRESH] = {"since": self.started_at}
         if changes:
             self.store.update_owner_state(changes)
 
@@ -385,17 +374,15 @@ def start_sandbox(settings: Settings, reply: Callable[[Any], Any] | None) -> Any
     """Start the embedded provider on a free port of this machine."""
     try:
         from pytest_langasync.sandbox import Sandbox
+
+        return Sandbox(
+            settings.cache / "provider",
+            latency=settings.sandbox_latency,
+            reply=reply,
+            forward_url=settings.sandbox_url or None,
+        ).start()
     except ImportError as error:
         raise ConfigurationError(
             "--langasync-sandbox needs its extra: pip install 'pytest-langasync[sandbox]' "
             f"({error.name} is missing)"
         ) from None
-    directory: Path = settings.cache / "provider"
-    sandbox = Sandbox(
-        directory,
-        latency=settings.sandbox_latency,
-        reply=reply,
-        forward_url=settings.sandbox_url or None,
-    )
-    sandbox.start()
-    return sandbox

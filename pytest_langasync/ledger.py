@@ -9,7 +9,7 @@ from decimal import Decimal
 from sys import intern
 from typing import Any, Literal
 
-from pytest_langasync.models import Answer, Call, Pending, canonical_json
+from pytest_langasync.models import Answer, Call, Pending, Request, canonical_json
 from pytest_langasync.pricing import PriceBook, Usage
 
 __all__ = ["Deferred", "Entry", "Ledger", "Retry", "Source", "Summary", "SummaryRow", "source_of"]
@@ -206,9 +206,14 @@ class Ledger:
         known = self._entries.get(key)
         if known is not None and known.received_at == answer.received_at:
             return known
-        entry = self._entry(call, answer)
+        entry = self._entry(key, call.request, answer)
         self._keep(entry)
         return entry
+
+    def unused(self, test: str, key: str, request: Request, answer: Answer) -> None:
+        """Note an answer that this run bought and no verdict used: it is paid all the same."""
+        self._tests.setdefault(test, {})[key] = None
+        self._keep(self._entry(key, request, answer))
 
     def deferred(self, test: str, pending: Pending, job_id: str | None) -> None:
         """Note that ``test`` still waits for an answer when the run ends."""
@@ -306,8 +311,8 @@ class Ledger:
         if known is None or entry.order() > known.order():
             self._entries[entry.key] = entry
 
-    def _entry(self, call: Call, answer: Answer) -> Entry:
-        request, source = call.request, source_of(answer, self.started_at)
+    def _entry(self, key: str, request: Request, answer: Answer) -> Entry:
+        source = source_of(answer, self.started_at)
         bought_at = answer.bought_at or answer.received_at or self.started_at
         cost = self._prices.cost(
             request.provider, request.endpoint, request.model, answer.body, at=bought_at
@@ -317,7 +322,7 @@ class Ledger:
             list_price = paid = Decimal(0)  # providers do not bill a request that they refused
         served = answer.body.get("model") if isinstance(answer.body, Mapping) else ""
         return Entry(
-            key=call.key,
+            key=key,
             provider=intern(request.provider),
             endpoint=intern(request.endpoint),
             asked=intern(request.model),

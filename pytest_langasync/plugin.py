@@ -5,6 +5,7 @@ Nothing here imports an SDK or an HTTP library: with the flag absent the plugin 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import pytest
@@ -14,6 +15,7 @@ from pytest_langasync.config import OPTIONS, PREFIX, MarkerOptions, Settings, se
 from pytest_langasync.exceptions import ConfigurationError
 
 SETTINGS_KEY = pytest.StashKey[Settings]()
+PLACEHOLDERS_KEY = pytest.StashKey[list[str]]()
 
 MARKER = (
     "langasync(priority='normal', realtime=False, max_retries=None): run this LLM evaluation "
@@ -40,6 +42,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     """Register our hook specifications."""
     pluginmanager.add_hookspecs(hookspecs)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Set placeholder keys where no key is needed: a conftest may make its clients on import."""
+    given = vars(early_config.known_args_namespace)
+    if any(given.get(PREFIX + name) for name in ("offline", "sandbox", "sandbox_url")):
+        from pytest_langasync.providers import set_placeholder_keys
+
+        early_config.stash[PLACEHOLDERS_KEY] = set_placeholder_keys()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Take the placeholder keys back."""
+    for variable in config.stash.get(PLACEHOLDERS_KEY, ()):
+        os.environ.pop(variable, None)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -19,8 +19,10 @@ from pytest_langasync.models import Answer, Call, Credentials, Pending, Request,
 from pytest_langasync.store import Store
 from pytest_langasync.strands import Strand
 
-__all__ = ["Attempt", "Difference", "Replay", "SendNow"]
+__all__ = ["Attempt", "Difference", "Replay", "SendNow", "end_refresh"]
 
+REFRESH = "(refresh)"
+"""Stands for an owner in the state between runs: a refresh that is not judged to its end."""
 _Slot = tuple[str, str]  # (owner, identity): what occurrences are counted by
 
 
@@ -100,7 +102,7 @@ class Replay:
         """Answers bought before this moment (seconds since the epoch) do not count."""
         if not self.refresh and self.max_age is None:
             return 0.0
-        since: float | None = self.state.get(owner, {}).get("since")
+        since: float | None = self.state.get(REFRESH if self.refresh else owner, {}).get("since")
         if since is not None:
             return since
         return self.started_at - (0.0 if self.refresh else self.max_age or 0.0)
@@ -174,10 +176,11 @@ class Attempt:
                 return None
             slot = (self.scope, request.identity)
             call = self._call(request, credentials, streamed, slot)
-            answer = self._answer(call, slot)
+            live = (now or self._in_real_time(request)) and not self.replay.silent
+            answer = self._answer(call, slot, live)
             if answer is not None:
                 return self._serve(call, answer, slot, strand)
-            if (now or self._in_real_time(request)) and not self.replay.silent:
+            if live:
                 return self._send_now(call, slot)
             self.parks += 1
             if not strand.parked:
@@ -197,11 +200,13 @@ class Attempt:
         owner = self.replay.key_owner(self.scope)
         return Call(request, owner, occurrence, credentials, streamed)
 
-    def _answer(self, call: Call, slot: _Slot) -> Answer | None:
+    def _answer(self, call: Call, slot: _Slot, live: bool) -> Answer | None:
         answer = self.replay.find(call.key, self.scope)
-        if answer is not None:
+        if answer is not None and (answer.ok or not live):
             return answer
-        if slot in self._errors and not self._in_real_time(call.request):
+        if live:  # whoever retries in real time reaches the provider
+            return self._twin(call)
+        if slot in self._errors:
             # A retry loop meets the same error again; it is no second sample.
             return self.replay.find(self._errors[slot].key, self.scope)
         return self._twin(call)
@@ -292,3 +297,14 @@ class Attempt:
                 closest = masks.nearest(asked, bodies)
                 return Difference(owner, asked, bodies[closest or 0])
         return None
+
+
+def end_refresh(store: Store, *, refreshed: bool) -> None:
+    """Forget the refresh under way, after a run in which every test was judged.
+
+    A run without the option ends it, too, once nobody waits for its answers any more.
+    """
+    state = store.owner_state()
+    waiting = any("since" in entry for owner, entry in state.items() if owner != REFRESH)
+    if REFRESH in state and (refreshed or not waiting):
+        store.update_owner_state({REFRESH: None})

@@ -18,6 +18,7 @@ from pytest_langasync.config import Settings
 from pytest_langasync.ledger import Ledger
 from pytest_langasync.models import Answer, Call, Event, Job, Pending
 from pytest_langasync.pricing import Estimate, PriceBook
+from pytest_langasync.replay import end_refresh
 from pytest_langasync.store import Store
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ class Reporter:
             self._progress = Progress(self.terminal.write_line, live=live, clock=time.time)
             self._progress.__enter__()
         self._progress(event)
+
+    def tick(self) -> None:
+        """Show that the wait goes on."""
+        if self._progress is not None:
+            self._progress.tick()
 
     def pause(self) -> None:
         """End the display, because tests are about to run or the wait is over."""
@@ -140,6 +146,10 @@ class Reporter:
                 lf.lastfailed[nodeid] = True
         if self.deferred and session.exitstatus in (pytest.ExitCode.OK, EX_TEMPFAIL):
             session.exitstatus = EX_TEMPFAIL
+        whole = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        stopped = self.left or session.shouldfail or session.shouldstop
+        if whole and not (self.deferred or stopped or hasattr(self.config, "workeroutput")):
+            end_refresh(Store(self.settings.cache), refreshed=self.settings.refresh)
 
     def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:
         """Write the summary, and the report file where one was asked for."""
@@ -178,7 +188,7 @@ class Reporter:
         for nodeid in self.strayed:
             yield f"not reproducible: {nodeid}"
         if self.left:
-            yield f"stopped: {self.left} tests were still parked; nothing was sent for them"
+            yield f"stopped: {self.left} tests were still parked; nothing more was sent for them"
         if self.interrupted:
             yield from interrupted_lines(self.interrupted)
         if self.deferred:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["ReportBuffer", "report_outcome", "reset_item"]
+__all__ = ["ReportBuffer", "report_outcome"]
 
 HELD = frozenset(
     {
@@ -31,6 +31,7 @@ class ReportBuffer:
         self._held: list[Callable[[], Any]] | None = None
         self._config = session.config
         self._subtests: dict[Any, int] = {}
+        self._reset: Callable[[], None] = lambda: None
         original = session.gethookproxy
 
         def gethookproxy(fspath: Any) -> Any:
@@ -39,9 +40,10 @@ class ReportBuffer:
 
         session.gethookproxy = gethookproxy  # type: ignore[method-assign]
 
-    def hold(self) -> None:
-        """Start to hold back."""
+    def hold(self, item: pytest.Item) -> None:
+        """Start to hold back what is said about an item that is about to run."""
         self._held = []
+        self._reset = resetter(item)
         self._subtests = dict(_failed_subtests(self._config))
 
     def release(self) -> None:
@@ -51,8 +53,10 @@ class ReportBuffer:
             call()
 
     def discard(self) -> None:
-        """Drop what was held back, and the failed subtests that pytest counted meanwhile."""
+        """Drop what was held back, the failed subtests that pytest counted meanwhile, and whatever
+        the run left on the item, so that it runs again as if it had not."""
         self._held = None
+        self._reset()
         counts = _failed_subtests(self._config)
         counts.clear()
         counts.update(self._subtests)
@@ -106,12 +110,21 @@ def _failed_subtests(config: pytest.Config) -> dict[Any, int]:
     return {} if counts is None else counts
 
 
-def reset_item(item: pytest.Item) -> None:
-    """Make an item that ran once run again as if it had not."""
-    vars(item).pop("_excinfo", None)
-    if isinstance(item.parent, pytest.Class) and type(item).__name__ != "TestCaseFunction":
-        vars(item).pop("_instance", None)
-        vars(item).pop("_obj", None)
+def resetter(item: pytest.Item) -> Callable[[], None]:
+    """Return a function that puts an item back into the state in which it is now."""
+    lists: tuple[list[Any], ...] = (item._report_sections, item.user_properties, item.own_markers)
+    before = [list(one) for one in lists]
+
+    def reset() -> None:
+        for one, content in zip(lists, before, strict=True):
+            one[:] = content
+        vars(item).pop("_excinfo", None)
+        if isinstance(item, pytest.Function) and type(item).__name__ != "TestCaseFunction":
+            if isinstance(item.parent, pytest.Class):
+                vars(item).pop("_instance", None)
+                vars(item).pop("_obj", None)
+
+    return reset
 
 
 def report_outcome(item: pytest.Item, outcome: BaseException, **extra: Any) -> None:

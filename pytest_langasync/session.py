@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import time
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pytest
@@ -16,21 +17,17 @@ from pytest_langasync import masks
 from pytest_langasync.config import MarkerOptions, Settings
 from pytest_langasync.engine import Engine
 from pytest_langasync.exceptions import CacheError, ConfigurationError, ProviderError
+from pytest_langasync.fixtures import Parked, Poison
 from pytest_langasync.models import Pending
 from pytest_langasync.replay import Attempt
 from pytest_langasync.reporter import Reporter
-from pytest_langasync.reports import ReportBuffer, report_outcome, reset_item
+from pytest_langasync.reports import ReportBuffer, report_outcome
 
-__all__ = ["OPTIONS_KEY", "BatchSession", "Parked"]
+__all__ = ["OPTIONS_KEY", "BatchSession"]
 
 T = TypeVar("T")
 OPTIONS_KEY = pytest.StashKey[MarkerOptions]()
 ATTEMPT_KEY = pytest.StashKey[int]()
-
-
-class Parked(Skipped):
-    """A call has no answer yet. No ``Exception``, so that a test's own handlers let it pass; an
-    outcome, so that pytest's fixture machinery and asynchronous runners handle it in order."""
 
 
 @dataclass
@@ -40,24 +37,6 @@ class Entry:
     item: pytest.Item
     attempts: int
     missing: tuple[Pending, ...] = ()
-
-
-@dataclass
-class _Poison:
-    """Wide fixtures that were parked in this pass, and what came out of them."""
-
-    fixtures: list[Any] = field(default_factory=list)
-    exceptions: list[BaseException] = field(default_factory=list)
-
-    def reached(self, item: pytest.Item, exception: BaseException | None = None) -> bool:
-        """Whether an item failed by, or was given, what a parked fixture left in pytest's cache."""
-        if isinstance(exception, Parked) or any(exception is e for e in self.exceptions):
-            return True
-        info = getattr(item, "_fixtureinfo", None)
-        if not self.fixtures or info is None:
-            return False
-        used = {id(f) for group in info.name2fixturedefs.values() for f in group}
-        return any(id(f) in used and f.cached_result is not None for f in self.fixtures)
 
 
 class BatchSession:
@@ -70,6 +49,7 @@ class BatchSession:
         self.engine = Engine(
             settings,
             notify=reporter.event,
+            tick=reporter.tick,
             parked_type=Parked,
             sandbox_reply=lambda request: config.hook.pytest_langasync_sandbox_reply(
                 request=request
@@ -78,7 +58,7 @@ class BatchSession:
         self.attempt: Attempt | None = None
         self._bystanding = self._hit = False
         self._queue: list[Entry] = []
-        self._poison = _Poison()
+        self._poison = Poison()
         self._order: dict[pytest.Item, int] = {}
         self._entries: dict[pytest.Item, Entry] = {}
 
@@ -107,7 +87,7 @@ class BatchSession:
             if self._queue:
                 self._waves(session)
             return result
-        except (session.Failed, session.Interrupted):
+        except (session.Failed, KeyboardInterrupt):  # Interrupted is one too
             self.reporter.left = len(self._queue)
             raise
         finally:
@@ -123,7 +103,7 @@ class BatchSession:
         entry = self._entries.pop(item, None) or Entry(item, 0)
         entry.attempts += 1
         item.stash[ATTEMPT_KEY] = entry.attempts
-        self.buffer.hold()
+        self.buffer.hold(item)
         try:
             with self._attempting(item, entry.attempts, options) as attempt:
                 result = yield
@@ -135,7 +115,6 @@ class BatchSession:
             self.buffer.release()
             return result
         self.buffer.discard()
-        reset_item(item)
         if not self._strayed(item, attempt):
             self.engine.park(attempt)
             entry.missing = tuple(attempt.missing.values())
@@ -155,10 +134,10 @@ class BatchSession:
 
     def _bystander(self, item: pytest.Item) -> Generator[None, object, object]:
         """Run an unmarked test; one that shares a parked fixture has to wait with the others."""
-        if not self._poison.fixtures and not self._poison.exceptions:
+        if not self._poison:
             return (yield)
         self._bystanding, self._hit = True, False
-        self.buffer.hold()
+        self.buffer.hold(item)
         try:
             result = yield
         except BaseException:
@@ -168,7 +147,6 @@ class BatchSession:
             self._bystanding, hit, self._hit = False, self._hit, False
         if hit:
             self.buffer.discard()
-            reset_item(item)
             self._queue.append(Entry(item, 1))
         else:
             self.buffer.release()
@@ -225,34 +203,10 @@ class BatchSession:
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any], request: Any
     ) -> Generator[None, T, T]:
-        attempt = self.attempt
-        if attempt is None:
+        if self.attempt is None:
             return (yield)
-        wide = fixturedef.scope != "function"
-        scope, before, function = attempt.scope, attempt.parks, fixturedef.func
-        if wide:
-            attempt.scope = fixture_owner(fixturedef, request)
-        if inspect.iscoroutinefunction(function):
-            replace_function(fixturedef, self.engine.strands.bind(function))
-        elif inspect.isasyncgenfunction(function):
-            replace_function(fixturedef, self.engine.strands.bind_generator(function))
-        try:
-            result = yield
-        except BaseException as exception:
-            if attempt.parks > before and not isinstance(exception, KeyboardInterrupt):
-                self._poison.exceptions.append(exception)
-                if not isinstance(exception, (Skipped, Exception)):
-                    # pytest caches outcomes and Exceptions only, and trips over the rest later.
-                    parked = Parked("parked")
-                    fixturedef.cached_result = (None, fixturedef.cache_key(request), (parked, None))
-                    raise parked from None
-            raise
-        finally:
-            attempt.scope = scope
-            replace_function(fixturedef, function)
-        if wide and attempt.parks > before:
-            self._poison.fixtures.append(fixturedef)
-        return result
+        set_up = self._poison.set_up(fixturedef, request, self.attempt, self.engine.strands)
+        return (yield from set_up)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -293,6 +247,8 @@ class BatchSession:
             raise pytest.UsageError(str(error)) from None
         except (ProviderError, CacheError) as error:
             self.reporter.troubles.append(str(error))
+        except session.Interrupted:
+            raise
         except KeyboardInterrupt:
             self.reporter.interrupted = self.engine.batcher.running
             self._defer("interrupted")
@@ -338,7 +294,8 @@ class BatchSession:
             job_id = jobs[-1].id
         if self.engine.store.job(job_id) is not None:
             return False
-        return self.engine.attach(job_id, self._missing())
+        self.engine.attach(job_id, self._missing())
+        return True
 
     def _missing(self) -> list[Pending]:
         found: dict[str, Pending] = {}
@@ -356,16 +313,22 @@ class BatchSession:
     def _pass(self, session: pytest.Session, entries: list[Entry]) -> None:
         """Run parked tests again, in a loop like pytest's own."""
         self.reporter.pause()
-        self._poison = _Poison()
-        for index, entry in enumerate(entries):
-            following = entries[index + 1].item if index + 1 < len(entries) else None
-            self._entries[entry.item] = entry
-            with self._worker_index(session, entry.item):
-                entry.item.config.hook.pytest_runtest_protocol(item=entry.item, nextitem=following)
-            if session.shouldfail:
-                raise session.Failed(session.shouldfail)
-            if session.shouldstop:
-                raise session.Interrupted(session.shouldstop)
+        self._poison = Poison()
+        rest = deque(entries)
+        try:
+            while rest:
+                entry = rest.popleft()
+                self._entries[entry.item] = entry
+                with self._worker_index(session, entry.item):
+                    entry.item.config.hook.pytest_runtest_protocol(
+                        item=entry.item, nextitem=rest[0].item if rest else None
+                    )
+                if session.shouldfail:
+                    raise session.Failed(session.shouldfail)
+                if session.shouldstop:
+                    raise session.Interrupted(session.shouldstop)
+        finally:
+            self._queue += rest
 
     @contextmanager
     def _worker_index(self, session: pytest.Session, item: pytest.Item) -> Iterator[None]:
@@ -391,18 +354,3 @@ class BatchSession:
                     Skipped(reason, _use_item_location=True),
                     langasync_deferred=reason,
                 )
-
-
-def replace_function(fixturedef: pytest.FixtureDef[Any], function: Any) -> None:
-    """Swap a fixture's function, as asynchronous plugins do."""
-    fixturedef.func = function  # type: ignore[misc]
-
-
-def fixture_owner(fixturedef: pytest.FixtureDef[Any], request: Any) -> str:
-    """Name a wide fixture in a way that does not depend on which test came first."""
-    owner = f"{fixturedef.baseid}::{fixturedef.argname}"
-    if not hasattr(request, "param"):
-        return f"{owner}@fixture"
-    param = request.param
-    plain = isinstance(param, (str, int, float, bool, type(None)))
-    return f"{owner}[{param if plain else request.param_index}]@fixture"

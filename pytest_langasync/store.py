@@ -99,6 +99,11 @@ class Store(Disk):
             job_id = self._in_flight.get(key)
             return self._jobs[job_id] if job_id else None
 
+    def received_since(self, moment: float) -> list[str]:
+        """Return the keys of the answers stored at ``moment`` (since the epoch) or later."""
+        with self._guard:
+            return self._index.received_since(moment)
+
     def jobs(self) -> list[Job]:
         """Return all known jobs, oldest first."""
         with self._guard:
@@ -338,10 +343,15 @@ class Store(Disk):
         with self._guard:
             return self._requests.of_owner(owner, self._jobs.values())
 
+    def request(self, key: str) -> StoredRequest | None:
+        """Return the newest stored request of a key."""
+        with self._guard:
+            return self._requests.of_key(key, self._jobs.values())
+
     def request_body(self, key: str) -> Any:
         """Return the stored body of a call, or None."""
-        with self._guard:
-            return self._requests.body(key, self._jobs.values())
+        found = self.request(key)
+        return found.body() if found else None
 
     # Inside
 

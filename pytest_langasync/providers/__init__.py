@@ -5,6 +5,7 @@ SDKs are imported inside the functions that need them: an inactive run loads non
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ __all__ = [
     "by_job_id",
     "by_name",
     "providers",
+    "set_placeholder_keys",
 ]
 
 
@@ -145,6 +147,14 @@ def providers() -> tuple[Provider, ...]:
     from pytest_langasync.providers.openai import OPENAI
 
     return (OPENAI, ANTHROPIC)
+
+
+def set_placeholder_keys() -> list[str]:
+    """Set the key variables that are absent, so that clients can be made; return their names."""
+    wanted = {name: value for one in providers() for name, value in one.key_variables.items()}
+    absent = {name: value for name, value in wanted.items() if not os.environ.get(name)}
+    os.environ.update(absent)
+    return list(absent)
 
 
 def by_name(name: str) -> Provider:

@@ -1,0 +1,337 @@
+"""Runs that end before the answers are there, and the runs that go on with them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import anthropic
+import openai
+import pytest
+
+from conftest import Suite
+from pytest_langasync.sandbox import Sandbox
+from pytest_langasync.sandbox.state import State
+
+assert anthropic and openai  # imported here once, not anew by each run inside this process
+
+TWO_STEPS = """
+@pytest.mark.langasync
+def test_judged():
+    answer = ask("What is the capital of France?")
+    assert "judge" in ask("judge " + answer)
+"""
+ONE_STEP = """
+@pytest.mark.langasync
+def test_plain():
+    assert "Spain" in ask("What is the capital of Spain?")
+"""
+CLAUDE = """
+import anthropic
+
+@pytest.mark.langasync
+def test_claude():
+    message = anthropic.Anthropic(max_retries=0).messages.create(
+        model="claude-sonnet-4-5", max_tokens=64,
+        messages=[{"role": "user", "content": "Say hi"}],
+    )
+    assert "Say hi" in message.content[0].text
+"""
+SLOW: dict[str, Any] = {"batch": [{"count": 0, "latency": 3600.0}]}
+BATCH = ("--langasync-batch", "--langasync-poll-interval=0.05")
+LEAVE = (*BATCH, "--langasync-timeout=0")
+LATER = ("--langasync-sandbox-latency=1h", "--langasync-timeout=0")
+
+
+def let_end(directory: Path) -> None:
+    """End every batch of the sandbox whose state lies in ``directory``."""
+    state = State(directory)
+    for provider in ("openai", "anthropic"):
+        for batch in state.running(provider):
+            state.update_batch(batch["id"], lambda fresh: fresh.update(due=0.0))
+    state.close()
+
+
+def end_jobs(provider: Sandbox) -> None:
+    """End every batch of a running sandbox."""
+    let_end(provider._state.directory)
+
+
+def output(result: pytest.RunResult) -> str:
+    """Return what a run printed."""
+    return result.stdout.str() + result.stderr.str()
+
+
+def verdict(result: pytest.RunResult) -> dict[str, int]:
+    """Return a run's outcomes; warnings are the libraries' own."""
+    return {k: v for k, v in result.parseoutcomes().items() if not k.startswith("warning")}
+
+
+def jobs_in(cache: Path) -> list[str]:
+    """Return the job IDs of a cache."""
+    return sorted(path.name for path in (cache / "jobs").glob("*"))
+
+
+class TestLeave:
+    """``--langasync-timeout=0``: submit, leave, come back."""
+
+    def test_waiting_tests_are_deferred(self, suite: Suite) -> None:
+        suite.write(ONE_STEP + "def test_other(): pass\n")
+        result = suite.run(*LATER, "-v", "-rs", "--junitxml=out.xml")
+        assert result.ret == 75
+        assert verdict(result) == {"passed": 1, "deferred": 1}
+        (job,) = jobs_in(suite.path / ".langasync/sandbox")
+        result.stdout.fnmatch_lines(["*test_plain DEFERRED*", f"*{job}*in_progress*0/1*"])
+        tree = ElementTree.parse(suite.path / "out.xml")
+        (skipped,) = tree.iter("skipped")
+        assert job in skipped.attrib["message"] and "0/1" in skipped.attrib["message"]
+
+    def test_the_letter_is_a_d(self, suite: Suite) -> None:
+        suite.write(ONE_STEP + "def test_other(): pass\n")
+        result = suite.run(*LATER, "-q")
+        assert "D" in {letter for line in result.outlines for letter in _letters(line)}
+
+    def test_a_failure_wins_over_deferral(self, suite: Suite) -> None:
+        suite.write(ONE_STEP + "def test_bad(): assert 0\n")
+        result = suite.run(*LATER)
+        assert result.ret == 1
+        assert verdict(result) == {"failed": 1, "deferred": 1}
+
+    def test_lf_keeps_the_deferred(self, suite: Suite) -> None:
+        suite.write(ONE_STEP + "def test_other(): pass\n")
+        suite.run(*LATER)
+        let_end(suite.provider)
+        result = suite.run("--lf")
+        assert verdict(result) == {"passed": 1, "deselected": 1}
+        assert verdict(suite.run("--lf")) == {"passed": 2}
+
+    def test_the_same_command_goes_on(self, suite: Suite) -> None:
+        suite.write(TWO_STEPS + ONE_STEP)
+        first = suite.run(*LATER)
+        assert verdict(first) == {"deferred": 2} and suite.ledger() == []
+        let_end(suite.provider)
+        second = suite.run(*LATER)
+        assert second.ret == 75 and verdict(second) == {"passed": 1, "deferred": 1}
+        third = suite.run(*LATER)
+        assert third.ret == 75 and verdict(third) == {"passed": 1, "deferred": 1}
+        let_end(suite.provider)
+        last = suite.run(*LATER)
+        assert last.ret == 0 and verdict(last) == {"passed": 2}
+        assert [len(wave) for wave in suite.waves()] == [2, 1]
+
+    def test_both_providers(self, suite: Suite, provider: Sandbox) -> None:
+        suite.write(ONE_STEP + CLAUDE)
+        provider.set_faults(SLOW)
+        assert suite.plain(*LEAVE).ret == 75
+        end_jobs(provider)
+        assert verdict(suite.plain(*LEAVE)) == {"passed": 2}
+        assert len(provider.ledger()) == 2
+
+    def test_the_cache_may_move(self, suite: Suite) -> None:
+        suite.write(TWO_STEPS)
+        suite.run(*LATER)
+        let_end(suite.provider)
+        (suite.path / ".langasync").rename(suite.path / "moved")
+        assert suite.run(*LATER, "--langasync-cache-dir=moved").ret == 75
+        let_end(suite.path / "moved/sandbox/provider")
+        assert suite.run(*LATER, "--langasync-cache-dir=moved").ret == 0
+        sandbox = Sandbox(suite.path / "moved/sandbox/provider")
+        assert len(sandbox.ledger()) == 2
+        sandbox.stop()
+
+
+def _letters(line: str) -> str:
+    found = re.fullmatch(r"(?:test_it\.py )?([.DFEs]+)\s*(?:\[100%\])?", line.strip())
+    return found[1] if found else ""
+
+
+class TestInterrupted:
+    """A run that ends by force goes on with its jobs."""
+
+    def start(self, suite: Suite, *args: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "pytest", "-p", "no:randomly", *BATCH, *args]
+        return subprocess.Popen(
+            command, cwd=suite.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def until(self, process: subprocess.Popen[str], text: str) -> str:
+        assert process.stdout is not None
+        seen = ""
+        for line in process.stdout:
+            seen += line
+            if text in line:
+                return seen
+        raise AssertionError(f"{text!r} did not come:\n{seen}")
+
+    def test_killed_while_it_waits(self, suite: Suite, provider: Sandbox) -> None:
+        suite.write(TWO_STEPS + CLAUDE)
+        provider.set_faults(SLOW)
+        process = self.start(suite)
+        self.until(process, "submitted msgbatch_")
+        process.kill()
+        process.wait()
+        end_jobs(provider)
+        provider.set_faults({})
+        result = suite.plain(*BATCH)
+        assert verdict(result) == {"passed": 2}
+        assert "attached batch_" in output(result) and "attached msgbatch_" in output(result)
+        assert len(provider.ledger()) == 3
+        assert provider.requests()["POST /v1/messages/batches"] == 1
+        assert provider.requests()["POST /v1/batches"] == 2
+
+    def test_ctrl_c_leaves_the_jobs_running(self, suite: Suite, provider: Sandbox) -> None:
+        suite.write(ONE_STEP)
+        provider.set_faults(SLOW)
+        process = self.start(suite)
+        self.until(process, "submitted batch_")
+        process.send_signal(2)
+        assert process.stdout is not None
+        rest = process.stdout.read()
+        assert process.wait() == 2
+        (job,) = jobs_in(suite.path / ".langasync")
+        assert f"--langasync-resume={job}" in rest and "Run the same command again" in rest
+        assert "Traceback" not in rest
+        assert provider.requests()[f"POST /v1/batches/{job}/cancel"] == 0
+        end_jobs(provider)
+        assert suite.plain(*BATCH).ret == 0
+        assert len(provider.ledger()) == 1
+
+
+class TestResume:
+    """``--langasync-resume``: the cache is gone, the provider still has the answers."""
+
+    def leave(self, suite: Suite, provider: Sandbox, source: str) -> str:
+        suite.write(source)
+        provider.set_faults(SLOW)
+        assert suite.plain(*LEAVE).ret == 75
+        provider.set_faults({})
+        (job,) = jobs_in(suite.path / ".langasync")
+        shutil.rmtree(suite.path / ".langasync")
+        return job
+
+    @pytest.mark.parametrize("source", [TWO_STEPS, CLAUDE], ids=["openai", "anthropic"])
+    def test_with_an_empty_cache(self, suite: Suite, provider: Sandbox, source: str) -> None:
+        job = self.leave(suite, provider, source)
+        end_jobs(provider)
+        result = suite.plain(*BATCH, f"--langasync-resume={job}")
+        assert verdict(result) == {"passed": 1}
+        assert len(provider.ledger()) == (2 if source is TWO_STEPS else 1)
+
+    @pytest.mark.parametrize("source", [ONE_STEP, CLAUDE], ids=["openai", "anthropic"])
+    def test_while_the_job_runs(self, suite: Suite, provider: Sandbox, source: str) -> None:
+        job = self.leave(suite, provider, source)
+        for _ in range(2):  # the second time, the cache knows the job, but perhaps not its requests
+            result = suite.plain(*LEAVE, f"--langasync-resume={job}")
+            assert result.ret == 75 and job in output(result)
+        assert suite.plain(*LEAVE).ret == 75, "without the option, nothing is bought either"
+        end_jobs(provider)
+        assert verdict(suite.plain(*LEAVE, f"--langasync-resume={job}")) == {"passed": 1}
+        assert len(provider.ledger()) == 1
+
+    def test_last(self, suite: Suite, provider: Sandbox) -> None:
+        suite.write(ONE_STEP)
+        provider.set_faults(SLOW)
+        suite.plain(*LEAVE)
+        end_jobs(provider)
+        assert suite.plain(*BATCH, "--langasync-resume=last").ret == 0
+        assert len(provider.ledger()) == 1
+
+    def test_last_of_nothing(self, suite: Suite, provider: Sandbox) -> None:
+        suite.write(ONE_STEP)
+        result = suite.plain(*BATCH, "--langasync-resume=last")
+        assert result.ret == 4
+        assert "there is no job in" in output(result)
+        assert provider.requests()["POST /v1/batches"] == 0
+
+    @pytest.mark.parametrize(
+        ("job", "says"),
+        [
+            ("batch_000000000000000000000000", "does not know the"),
+            ("msgbatch_000000000000000000000000", "no test waits for an answer of anthropic"),
+            ("nonsense", "is not a job ID of a known provider"),
+        ],
+    )
+    def test_a_wrong_id(self, suite: Suite, provider: Sandbox, job: str, says: str) -> None:
+        suite.write(ONE_STEP)
+        result = suite.plain(*BATCH, f"--langasync-resume={job}")
+        assert result.ret == 4
+        (line,) = [one for one in result.errlines if one.startswith("ERROR: ")]
+        assert says in line and "Traceback" not in output(result)
+        assert provider.requests()["POST /v1/batches"] == 0
+
+
+class TestRefresh:
+    """``--langasync-refresh`` and ``--langasync-max-age`` buy new answers, once."""
+
+    def test_it_buys_new_answers(self, suite: Suite) -> None:
+        suite.write(ONE_STEP)
+        suite.run()
+        assert suite.run("--langasync-refresh").ret == 0
+        assert len(suite.ledger()) == 2
+        assert suite.run().ret == 0
+        assert suite.run("--langasync-refresh").ret == 0
+        assert len(suite.ledger()) == 3
+
+    def test_what_was_judged_is_not_bought_again(self, suite: Suite) -> None:
+        suite.write(TWO_STEPS + ONE_STEP)
+        suite.run()
+        before = len(suite.ledger())
+        seen = []
+        for _ in range(6):
+            result = suite.run("--langasync-refresh", *LATER)
+            seen.append(verdict(result))
+            if result.ret == 0:
+                break
+            let_end(suite.provider)
+        assert seen == [{"deferred": 2}, {"passed": 1, "deferred": 1}, {"passed": 2}]
+        assert len(suite.ledger()) == before + 3
+
+    def test_a_finished_refresh_is_over(self, suite: Suite) -> None:
+        suite.write(ONE_STEP)
+        for _ in range(2):
+            suite.run("--langasync-refresh", *LATER)
+            let_end(suite.provider)
+            assert suite.run("--langasync-refresh", *LATER).ret == 0
+        assert len(suite.ledger()) == 2
+
+    def test_a_stopped_refresh_is_not_over(self, suite: Suite) -> None:
+        suite.write("@pytest.mark.langasync\ndef test_bad(): assert not ask('first')\n" + ONE_STEP)
+        suite.run("--langasync-refresh", "-x")
+        result = suite.run("--langasync-refresh", "-x")
+        assert verdict(result) == {"failed": 1} and len(suite.ledger()) == 2
+
+    def test_a_plain_run_ends_a_refresh(self, suite: Suite) -> None:
+        suite.write(ONE_STEP)
+        suite.run("--langasync-refresh", *LATER)
+        let_end(suite.provider)
+        assert suite.run().ret == 0
+        suite.run("--langasync-refresh")
+        assert len(suite.ledger()) == 2
+
+    def test_max_age(self, suite: Suite) -> None:
+        suite.write(ONE_STEP)
+        suite.run()
+        suite.run("--langasync-max-age=1h")
+        assert len(suite.ledger()) == 1
+        suite.run("--langasync-max-age=0")
+        assert len(suite.ledger()) == 2
+
+
+def test_state_says_who_waits(suite: Suite) -> None:
+    def state() -> dict[str, Any]:
+        found = json.loads((suite.path / ".langasync/sandbox/state.json").read_text())
+        return {name: entry for name, entry in found.items() if name != "crc"}
+
+    suite.write(ONE_STEP)
+    suite.run(*LATER)
+    assert list(state()) == ["test_it.py::test_plain"]
+    assert state()["test_it.py::test_plain"]["waiting"]
+    let_end(suite.provider)
+    suite.run(*LATER)
+    assert state() == {}
