@@ -125,10 +125,6 @@ class Store(Disk):
         body: Mapping[str, Any] = self._spool.get(key)
         return body
 
-    def spooled_has(self, key: str) -> bool:
-        """Return whether this process recorded the call."""
-        return key in self._spool
-
     def close(self) -> None:
         """Release what is held in memory and in temporary files."""
         self._spool.close()
