@@ -1,6 +1,6 @@
 """Fixtures that call a model: whose calls these are, and whom a park in one of them reaches.
 
-pytest keeps a fixture's outcome for its other users, so a test can be parked without a call of its own.
+pytest keeps a fixture's outcome for its other users: a test can be parked without a call of its own.
 """
 
 from __future__ import annotations

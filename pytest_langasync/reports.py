@@ -119,10 +119,10 @@ def resetter(item: pytest.Item) -> Callable[[], None]:
         for one, content in zip(lists, before, strict=True):
             one[:] = content
         vars(item).pop("_excinfo", None)
-        if isinstance(item, pytest.Function) and type(item).__name__ != "TestCaseFunction":
-            if isinstance(item.parent, pytest.Class):
-                vars(item).pop("_instance", None)
-                vars(item).pop("_obj", None)
+        method = isinstance(item, pytest.Function) and isinstance(item.parent, pytest.Class)
+        if method and type(item).__name__ != "TestCaseFunction":
+            vars(item).pop("_instance", None)
+            vars(item).pop("_obj", None)
 
     return reset
 

@@ -205,8 +205,8 @@ class BatchSession:
     ) -> Generator[None, T, T]:
         if self.attempt is None:
             return (yield)
-        set_up = self._poison.set_up(fixturedef, request, self.attempt, self.engine.strands)
-        return (yield from set_up)
+        strands = self.engine.strands
+        return (yield from self._poison.set_up(fixturedef, request, self.attempt, strands))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

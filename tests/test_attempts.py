@@ -7,7 +7,6 @@ from collections import Counter
 from xml.etree import ElementTree
 
 import pytest
-
 from conftest import Suite
 
 TWO = """
