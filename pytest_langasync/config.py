@@ -236,9 +236,7 @@ def _check(settings: Settings) -> None:
             "--langasync-offline and --langasync-refresh contradict each other: give one of them"
         )
     if settings.report and not settings.report.endswith(".json"):
-        raise ConfigurationError(
-            f"--langasync-report: {settings.report!r} must end in .json"
-        )
+        raise ConfigurationError(f"--langasync-report: {settings.report!r} must end in .json")
 
 
 @dataclass(frozen=True)

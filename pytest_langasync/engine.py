@@ -10,19 +10,19 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_langasync import deferral, providers
 from pytest_langasync.batch import Batcher, Policy
+from pytest_langasync.budget import Budget
 from pytest_langasync.config import MarkerOptions, Settings
 from pytest_langasync.desk import CallDesk
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.intercept import Interceptor
 from pytest_langasync.ledger import Ledger
 from pytest_langasync.models import Credentials, Event, Pending, Request
-from pytest_langasync.pricing import Estimate, PriceBook
+from pytest_langasync.pricing import PriceBook
 from pytest_langasync.replay import REFRESH, Attempt, Replay
 from pytest_langasync.store import Store
 from pytest_langasync.strands import Strands
@@ -68,7 +68,7 @@ class Engine:
         self._reply_hook = sandbox_reply
         self._sandbox: Any = None
         self._placeholders: list[str] = []
-        self._committed = Decimal(0)
+        self.budget = Budget(self.store, self.prices)
         self._used: set[str] = set()
         self._changes: dict[str, dict[str, Any] | None] = {}
         self._batchable: dict[tuple[str, str], bool] = {}
@@ -235,7 +235,9 @@ class Engine:
         batchable = [p for p in pendings if self._has_batch_api(p)]
         for pending in batchable:
             self.replay.effort[pending.owner].add(pending.key)
-        self._guard(batchable)
+        if self.settings.max_cost is not None:
+            fresh = [p for p in batchable if not self._paid_for(p)]
+            self.budget.check(fresh, self.settings.max_cost)
         self._note_waiting({pending.owner for pending in batchable})
         if batchable:
             self.batcher.submit(batchable, valid=self._still_counts(batchable))
@@ -272,42 +274,6 @@ class Engine:
         self.batcher.attach(
             job_id, pending.credentials, pending.base_url, endpoint=pending.endpoint
         )
-
-    def estimates(self, pendings: Iterable[Pending]) -> Iterator[tuple[Pending, Estimate]]:
-        """Yield what each missing call would cost."""
-        for pending in pendings:
-            yield pending, self.prices.estimate(self.request_of(pending))
-
-    def request_of(self, pending: Pending) -> Request:
-        """Return a recorded call's request, its body read back from the spool."""
-        return Request(
-            pending.provider,
-            pending.base_url,
-            pending.endpoint,
-            self.store.spooled(pending.key),
-            pending.headers,
-        )
-
-    def _guard(self, pendings: list[Pending]) -> None:
-        limit = self.settings.max_cost
-        fresh = [p for p in pendings if not self._paid_for(p)] if limit is not None else []
-        if limit is None or not fresh:
-            return
-        for pending, estimate in self.estimates(fresh):
-            upper = estimate.batch_upper
-            if upper is None:
-                raise ConfigurationError(
-                    f"--langasync-max-cost: no upper bound is known for {pending.model!r} (no "
-                    "batch price or no output limit). Nothing was sent. Set an output limit on "
-                    "its calls, or leave the option away"
-                )
-            self._committed += upper
-        if self._committed > Decimal(str(limit)):
-            raise ConfigurationError(
-                f"--langasync-max-cost: this run may cost up to ${self._committed:.4f}, above "
-                f"${limit:.4f}. The wave of {len(fresh)} requests was not sent; what was bought "
-                "before stays in the cache"
-            )
 
     def _paid_for(self, pending: Pending) -> bool:
         return (

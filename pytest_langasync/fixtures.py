@@ -1,6 +1,7 @@
 """Fixtures that call a model: whose calls these are, and whom a park in one of them reaches.
 
-pytest keeps a fixture's outcome for its other users: a test can be parked without a call of its own.
+pytest keeps a fixture's outcome for its other users: a test can be parked without a call of its
+own.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ class Poison:
 
     def __bool__(self) -> bool:
         return bool(self.fixtures or self.exceptions)
+
+    def clear(self) -> None:
+        """Begin a new pass."""
+        self.fixtures.clear()
+        self.exceptions.clear()
 
     def reached(self, item: pytest.Item, exception: BaseException | None = None) -> bool:
         """Whether an item failed by, or was given, what a parked fixture left in pytest's cache."""

@@ -3,40 +3,27 @@
 from __future__ import annotations
 
 import inspect
-import time
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pytest
-from _pytest.outcomes import Skipped
 
 from pytest_langasync import masks
 from pytest_langasync.config import MarkerOptions, Settings
 from pytest_langasync.engine import Engine
-from pytest_langasync.exceptions import CacheError, ConfigurationError, ProviderError
+from pytest_langasync.exceptions import CacheError, ConfigurationError
 from pytest_langasync.fixtures import Parked, Poison
-from pytest_langasync.models import Pending
 from pytest_langasync.replay import Attempt
 from pytest_langasync.reporter import Reporter
 from pytest_langasync.reports import ReportBuffer, report_outcome
+from pytest_langasync.waves import Waves
 
 __all__ = ["OPTIONS_KEY", "BatchSession"]
 
 T = TypeVar("T")
 OPTIONS_KEY = pytest.StashKey[MarkerOptions]()
 ATTEMPT_KEY = pytest.StashKey[int]()
-
-
-@dataclass
-class Entry:
-    """A test that waits for answers."""
-
-    item: pytest.Item
-    attempts: int
-    missing: tuple[Pending, ...] = ()
 
 
 class BatchSession:
@@ -57,10 +44,8 @@ class BatchSession:
         )
         self.attempt: Attempt | None = None
         self._bystanding = self._hit = False
-        self._queue: list[Entry] = []
         self._poison = Poison()
-        self._order: dict[pytest.Item, int] = {}
-        self._entries: dict[pytest.Item, Entry] = {}
+        self.waves = Waves(config, settings, reporter, self.engine)
 
     # ---- the session
 
@@ -81,14 +66,12 @@ class BatchSession:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
-        self._order = {item: index for index, item in enumerate(session.items)}
         try:
             result = yield
-            if self._queue:
-                self._waves(session)
+            self.waves.run(session, before_pass=self._poison.clear)
             return result
         except (session.Failed, KeyboardInterrupt):  # Interrupted is one too
-            self.reporter.left = len(self._queue)
+            self.reporter.left = len(self.waves.queue)
             raise
         finally:
             self.engine.save()
@@ -100,8 +83,7 @@ class BatchSession:
         options = item.stash.get(OPTIONS_KEY, None)
         if options is None:
             return (yield from self._bystander(item))
-        entry = self._entries.pop(item, None) or Entry(item, 0)
-        entry.attempts += 1
+        entry = self.waves.entry(item)
         item.stash[ATTEMPT_KEY] = entry.attempts
         self.buffer.hold(item)
         try:
@@ -118,7 +100,7 @@ class BatchSession:
         if not self._strayed(item, attempt):
             self.engine.park(attempt)
             entry.missing = tuple(attempt.missing.values())
-            self._queue.append(entry)
+            self.waves.queue.append(entry)
         return result
 
     @contextmanager
@@ -147,7 +129,7 @@ class BatchSession:
             self._bystanding, hit, self._hit = False, self._hit, False
         if hit:
             self.buffer.discard()
-            self._queue.append(Entry(item, 1))
+            self.waves.queue.append(self.waves.entry(item))
         else:
             self.buffer.release()
         return result
@@ -236,121 +218,3 @@ class BatchSession:
         )
         report_outcome(item, pytest.fail.Exception(message, pytrace=False))
         return True
-
-    # ---- waves
-
-    def _waves(self, session: pytest.Session) -> None:
-        try:
-            self._run_waves(session)
-        except ConfigurationError as error:
-            self._defer(str(error))
-            raise pytest.UsageError(str(error)) from None
-        except (ProviderError, CacheError) as error:
-            self.reporter.troubles.append(str(error))
-        except session.Interrupted:
-            raise
-        except KeyboardInterrupt:
-            self.reporter.interrupted = self.engine.batcher.running
-            self._defer("interrupted")
-            raise
-        finally:
-            self.reporter.pause()
-        self._defer()
-
-    def _run_waves(self, session: pytest.Session) -> None:
-        settings = self.settings
-        if settings.offline:
-            return
-        if self.config.getoption("setuponly", False) or self.config.getoption("setupplan", False):
-            return
-        if settings.estimate:
-            self.reporter.estimates = list(self.engine.estimates(self._missing()))
-            return
-        deadline = time.monotonic() + settings.timeout
-        if settings.resume and self._resume():
-            if not self.engine.batcher.wait(settings.timeout):
-                return
-            self._pass(session, self._take(self._queue))
-        idle = 0
-        while self._queue:
-            missing = self._missing()
-            self.engine.wave(missing)
-            self.engine.batcher.wait(max(0.0, deadline - time.monotonic()))
-            ready = [e for e in self._queue if self.engine.answered(e.missing)]
-            idle = 0 if missing else idle + 1
-            if not ready or idle > 2:
-                return
-            self._pass(session, self._take(ready))
-
-    def _resume(self) -> bool:
-        job_id = self.settings.resume
-        if job_id == "last":
-            jobs = sorted(self.engine.store.jobs(), key=lambda job: job.created_at)
-            if not jobs:
-                raise ConfigurationError(
-                    f"--langasync-resume=last: there is no job in {self.settings.cache}; "
-                    "give the job's ID instead"
-                )
-            job_id = jobs[-1].id
-        if self.engine.store.job(job_id) is not None:
-            return False
-        self.engine.attach(job_id, self._missing())
-        return True
-
-    def _missing(self) -> list[Pending]:
-        found: dict[str, Pending] = {}
-        for entry in self._queue:
-            for pending in entry.missing:
-                found.setdefault(pending.key, pending)
-        return list(found.values())
-
-    def _take(self, entries: Iterable[Entry]) -> list[Entry]:
-        taken = sorted(entries, key=lambda entry: self._order.get(entry.item, 0))
-        chosen = {id(entry) for entry in taken}
-        self._queue = [entry for entry in self._queue if id(entry) not in chosen]
-        return taken
-
-    def _pass(self, session: pytest.Session, entries: list[Entry]) -> None:
-        """Run parked tests again, in a loop like pytest's own."""
-        self.reporter.pause()
-        self._poison = Poison()
-        rest = deque(entries)
-        try:
-            while rest:
-                entry = rest.popleft()
-                self._entries[entry.item] = entry
-                with self._worker_index(session, entry.item):
-                    entry.item.config.hook.pytest_runtest_protocol(
-                        item=entry.item, nextitem=rest[0].item if rest else None
-                    )
-                if session.shouldfail:
-                    raise session.Failed(session.shouldfail)
-                if session.shouldstop:
-                    raise session.Interrupted(session.shouldstop)
-        finally:
-            self._queue += rest
-
-    @contextmanager
-    def _worker_index(self, session: pytest.Session, item: pytest.Item) -> Iterator[None]:
-        """A pytest-xdist worker insists that a report belongs to its current item."""
-        for plugin in self.config.pluginmanager.get_plugins():
-            if hasattr(plugin, "item_index") and hasattr(plugin, "channel"):
-                before, plugin.item_index = plugin.item_index, self._order[item]
-                try:
-                    yield
-                finally:
-                    plugin.item_index = before
-                return
-        yield
-
-    def _defer(self, why: str = "") -> None:
-        """Report every test that is still waiting as deferred."""
-        for entry in self._take(self._queue):
-            reason = self.engine.reason(entry.missing, why)
-            self.engine.defer(entry.item.nodeid, entry.missing)
-            with self._worker_index(entry.item.session, entry.item):
-                report_outcome(
-                    entry.item,
-                    Skipped(reason, _use_item_location=True),
-                    langasync_deferred=reason,
-                )

@@ -59,7 +59,7 @@ def bought(directory: Path) -> list[dict[str, Any]]:
 
 
 class Suite:
-    """An eval suite in a directory of its own; its tests import ``ask`` and friends from ``llm``."""
+    """An eval suite in a directory of its own; its tests import ``ask`` and others from ``llm``."""
 
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="needs the source tree
 # A module imports from its own layer or from those below.
 LAYERS = (
     {"plugin", "hookspecs"},
-    {"session", "fixtures", "reporter", "reports"},
+    {"session", "waves", "fixtures", "reporter", "reports"},
     {"chain"},
-    {"engine", "deferral"},
+    {"engine", "budget", "deferral"},
     {"desk"},
     {"cli", "__main__"},
     {"scoring"},
@@ -38,7 +38,7 @@ LAYERS = (
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 STARTS_SANDBOX = {"plugin", "session", "engine", "hookspecs"}
-PYTEST = {"plugin", "hookspecs", "session", "fixtures", "reporter", "reports", "config"}
+PYTEST = {"plugin", "hookspecs", "session", "waves", "fixtures", "reporter", "reports", "config"}
 
 HEAVY = {
     "anthropic",

@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 import anthropic
 import openai
 import pytest
-
 from conftest import Suite
+
 from pytest_langasync.sandbox import Sandbox
 from pytest_langasync.sandbox.state import State
 

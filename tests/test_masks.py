@@ -85,7 +85,7 @@ ORDINARY = [
     ("/tmp/pytest-of-me/pytest-1/test_a0", "/tmp/pytest-of-me/pytest-1/test_b0"),
     ("call_3f2a9b1c77d0aa01", "toolu_3f2a9b1c77d0aa01"),
     ("3f2a9b1c77d0aa01", "3f2a9b1c77d0aa0133"),
-    ("<uuid:1>", str(uuid.uuid4())),
+    ("<uuid:1>", "264d669c-3265-4251-96f4-bda54299eb7c"),
     ("Café", "Cafe\u0301"),
 ]
 

@@ -9,10 +9,10 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-
 from conftest import Suite
-from pytest_langasync.sandbox import Sandbox
 from test_defer import BATCH, CLAUDE, ONE_STEP, TWO_STEPS, let_end, output, verdict
+
+from pytest_langasync.sandbox import Sandbox
 
 assert anthropic and openai  # imported here once, not anew by each run inside this process
 
@@ -220,7 +220,8 @@ def test_anthropic():
             messages=[{{"role": "user", "content": "[[status:{status}]]"}}])
     assert "The prompt asked for status {status}" in str(caught.value)
     assert caught.value.body["error"]["type"] and time.monotonic() - start < 0.4
-""" + ONE_STEP
+"""
+            + ONE_STEP
         )
         assert verdict(suite.run()) == {"passed": 3}
         assert len(suite.ledger()) == 3

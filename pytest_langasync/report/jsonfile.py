@@ -50,6 +50,11 @@ def run_json(
             shown["answer"] = answer_body(entry.key)
         return shown
 
+    def test(name: str) -> dict[str, Any]:
+        calls = [call(entry) for entry in ledger.calls(name)]
+        deferred = [asdict(waiting) for waiting in ledger.waiting(name)]
+        return {"id": name, **tests.get(name, {}), "calls": calls, "deferred": deferred}
+
     return {
         "schema": SCHEMA,
         "started_at": ledger.started_at,
@@ -63,15 +68,7 @@ def run_json(
         "retries": [asdict(retry) for retry in summary.retries],
         "masked": summary.masked,
         "changed": list(summary.changed),
-        "tests": [
-            {
-                "id": name,
-                **tests.get(name, {}),
-                "calls": [call(entry) for entry in ledger.calls(name)],
-                "deferred": [asdict(waiting) for waiting in ledger.waiting(name)],
-            }
-            for name in names
-        ],
+        "tests": [test(name) for name in names],
     }
 
 

@@ -1,0 +1,182 @@
+"""Waves under pytest: parked tests queue up, their calls are sent, they run again or are deferred."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+from _pytest.outcomes import Skipped
+
+from pytest_langasync.config import Settings
+from pytest_langasync.engine import Engine
+from pytest_langasync.exceptions import CacheError, ConfigurationError, ProviderError
+from pytest_langasync.models import Pending
+from pytest_langasync.reporter import Reporter
+from pytest_langasync.reports import report_outcome
+
+__all__ = ["Entry", "Waves"]
+
+
+@dataclass
+class Entry:
+    """A test that waits for answers."""
+
+    item: pytest.Item
+    attempts: int
+    missing: tuple[Pending, ...] = ()
+
+
+class Waves:
+    """The tests of a session that wait for answers, and what is done about it.
+
+    ``queue`` holds the parked ones; whoever parks a test appends its entry.
+    """
+
+    def __init__(
+        self, config: pytest.Config, settings: Settings, reporter: Reporter, engine: Engine
+    ) -> None:
+        self.config = config
+        self.settings = settings
+        self.reporter = reporter
+        self.engine = engine
+        self.queue: list[Entry] = []
+        self._again: dict[pytest.Item, Entry] = {}
+        self._order: dict[pytest.Item, int] = {}
+        self._before_pass: Callable[[], None] = lambda: None
+
+    def entry(self, item: pytest.Item) -> Entry:
+        """Count one more attempt of a test."""
+        entry = self._again.pop(item, None) or Entry(item, 0)
+        entry.attempts += 1
+        return entry
+
+    def run(self, session: pytest.Session, before_pass: Callable[[], None]) -> None:
+        """Send, wait and run parked tests again until all is judged; defer what is left.
+
+        ``before_pass`` is called before parked tests run again.
+
+        Raises:
+            pytest.UsageError: a key, model, host or limit stands in the way; nothing is lost.
+        """
+        if not self.queue:
+            return
+        self._before_pass = before_pass
+        self._order = {item: index for index, item in enumerate(session.items)}
+        try:
+            self._run_waves(session)
+        except ConfigurationError as error:
+            self._defer(str(error))
+            raise pytest.UsageError(str(error)) from None
+        except (ProviderError, CacheError) as error:
+            self.reporter.troubles.append(str(error))
+        except session.Interrupted:
+            raise
+        except KeyboardInterrupt:
+            self.reporter.interrupted = self.engine.batcher.running
+            self._defer("interrupted")
+            raise
+        finally:
+            self.reporter.pause()
+        self._defer()
+
+    def _run_waves(self, session: pytest.Session) -> None:
+        settings = self.settings
+        if settings.offline:
+            return
+        if self.config.getoption("setuponly", False) or self.config.getoption("setupplan", False):
+            return
+        if settings.estimate:
+            self.reporter.estimates = list(self.engine.budget.estimates(self._missing()))
+            return
+        deadline = time.monotonic() + settings.timeout
+        if settings.resume and self._resume():
+            if not self.engine.batcher.wait(settings.timeout):
+                return
+            self._pass(session, self._take(self.queue))
+        idle = 0
+        while self.queue:
+            missing = self._missing()
+            self.engine.wave(missing)
+            self.engine.batcher.wait(max(0.0, deadline - time.monotonic()))
+            ready = [e for e in self.queue if self.engine.answered(e.missing)]
+            idle = 0 if missing else idle + 1
+            if not ready or idle > 2:
+                return
+            self._pass(session, self._take(ready))
+
+    def _resume(self) -> bool:
+        job_id = self.settings.resume
+        if job_id == "last":
+            jobs = sorted(self.engine.store.jobs(), key=lambda job: job.created_at)
+            if not jobs:
+                raise ConfigurationError(
+                    f"--langasync-resume=last: there is no job in {self.settings.cache}; "
+                    "give the job's ID instead"
+                )
+            job_id = jobs[-1].id
+        if self.engine.store.job(job_id) is not None:
+            return False
+        self.engine.attach(job_id, self._missing())
+        return True
+
+    def _missing(self) -> list[Pending]:
+        found: dict[str, Pending] = {}
+        for entry in self.queue:
+            for pending in entry.missing:
+                found.setdefault(pending.key, pending)
+        return list(found.values())
+
+    def _take(self, entries: Iterable[Entry]) -> list[Entry]:
+        taken = sorted(entries, key=lambda entry: self._order[entry.item])
+        chosen = {id(entry) for entry in taken}
+        self.queue = [entry for entry in self.queue if id(entry) not in chosen]
+        return taken
+
+    def _pass(self, session: pytest.Session, entries: list[Entry]) -> None:
+        """Run parked tests again, in a loop like pytest's own."""
+        self.reporter.pause()
+        self._before_pass()
+        rest = deque(entries)
+        try:
+            while rest:
+                entry = rest.popleft()
+                self._again[entry.item] = entry
+                with self._worker_index(session, entry.item):
+                    entry.item.config.hook.pytest_runtest_protocol(
+                        item=entry.item, nextitem=rest[0].item if rest else None
+                    )
+                if session.shouldfail:
+                    raise session.Failed(session.shouldfail)
+                if session.shouldstop:
+                    raise session.Interrupted(session.shouldstop)
+        finally:
+            self.queue += rest
+
+    @contextmanager
+    def _worker_index(self, session: pytest.Session, item: pytest.Item) -> Iterator[None]:
+        """A pytest-xdist worker insists that a report belongs to its current item."""
+        for plugin in self.config.pluginmanager.get_plugins():
+            if hasattr(plugin, "item_index") and hasattr(plugin, "channel"):
+                before, plugin.item_index = plugin.item_index, self._order[item]
+                try:
+                    yield
+                finally:
+                    plugin.item_index = before
+                return
+        yield
+
+    def _defer(self, why: str = "") -> None:
+        """Report every test that is still waiting as deferred."""
+        for entry in self._take(self.queue):
+            reason = self.engine.reason(entry.missing, why)
+            self.engine.defer(entry.item.nodeid, entry.missing)
+            with self._worker_index(entry.item.session, entry.item):
+                report_outcome(
+                    entry.item,
+                    Skipped(reason, _use_item_location=True),
+                    langasync_deferred=reason,
+                )
