@@ -1,4 +1,4 @@
-"""Waves under pytest: parked tests queue up, their calls are sent, they run again or are deferred."""
+"""Waves under pytest: parked tests queue up, their calls are sent, they run again or wait on."""
 
 from __future__ import annotations
 
