@@ -22,7 +22,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 __all__ = ["Strand", "Strands"]
@@ -79,6 +79,7 @@ class Strands:
         self._tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], Strand] = (
             weakref.WeakKeyDictionary()
         )
+        self._items: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         self._held: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._parked_loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self._arrivals = 0
@@ -187,7 +188,8 @@ class Strands:
         end = time.monotonic() + STUCK
         seen, deadline = self._arrivals, time.monotonic() + QUIET
         while time.monotonic() < min(deadline, end):
-            if not any(t is not me and t in self._tasks for t in asyncio.all_tasks()):
+            tasks = any(t is not me and t in self._tasks for t in asyncio.all_tasks())
+            if not tasks and all(item.done() for item in self._items):
                 return
             await asyncio.sleep(TURN)
             if self._arrivals != seen:
@@ -248,6 +250,7 @@ class Strands:
         """Start to follow threads, pools and event loops."""
         self._patch(threading.Thread, "start", self._thread_start)
         self._patch(ThreadPoolExecutor, "submit", self._pool_submit)
+        self._patch(ThreadPoolExecutor, "shutdown", self._pool_shutdown)
         self._patch(asyncio.BaseEventLoop, "run_until_complete", self._run_until_complete)
 
     def uninstall(self) -> None:
@@ -272,7 +275,9 @@ class Strands:
                 def bound() -> None:
                     del thread.run
                     _strand.set(child)
-                    run()
+                    # Nobody can await a bare thread: its park is no news to anyone.
+                    with contextlib.suppress(self._parked_type):
+                        run()
 
                 thread.run = bound  # type: ignore[method-assign]
             original(thread)
@@ -294,9 +299,33 @@ class Strands:
                     _strand.reset(token)
                     _item.strand = previous
 
-            return original(pool, bound, *a, **k)
+            future = original(pool, bound, *a, **k)
+            if strand is not None:
+                self._items.add(future)
+                self._make_persistent(future, strand)
+            return future
 
         return submit
+
+    def _make_persistent(self, future: Future[Any], strand: Strand) -> None:
+        """Let a work item have its turn although the first of its siblings was parked: whoever
+        fills a pool cancels the rest when one of its items raises."""
+        cancel = future.cancel
+
+        def stay() -> bool:
+            return False if strand.attempt.parked else cancel()
+
+        future.cancel = stay  # type: ignore[method-assign]
+
+    def _pool_shutdown(self, original: Callable[..., None]) -> Callable[..., None]:
+        def shutdown(
+            pool: ThreadPoolExecutor, wait: bool = True, *, cancel_futures: bool = False
+        ) -> None:
+            strand = self.current()
+            parked = strand is not None and strand.attempt.parked
+            original(pool, wait, cancel_futures=cancel_futures and not parked)
+
+        return shutdown
 
     def _run_until_complete(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def run_until_complete(loop: asyncio.BaseEventLoop, future: Any) -> Any:
