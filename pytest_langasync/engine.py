@@ -46,9 +46,14 @@ class Engine:
         tick: Callable[[], None] = lambda: None,
         parked_type: type[BaseException],
         sandbox_reply: Callable[[Any], Any] | None = None,
+        started_at: float | None = None,
+        **replaying: Any,
     ) -> None:
+        """``started_at`` is now unless given (seconds since the epoch); the keywords that are left
+        go to ``Replay``."""
         self.settings = settings
-        self.started_at = time.time()
+        self.started_at = time.time() if started_at is None else started_at
+        self._replaying = replaying
         self.prices = PriceBook()
         self.ledger = Ledger(self.started_at, self.prices)
         self.store = Store(settings.cache)
@@ -82,7 +87,12 @@ class Engine:
     # ---- life
 
     def start(self) -> None:
-        """Open the cache, start the sandbox where asked for, and patch.
+        """Open the cache, start the sandbox where asked for, and patch. Raises what ``open`` does."""
+        self.open()
+        self.patch()
+
+    def open(self) -> None:
+        """Open the cache, and start the sandbox where asked for.
 
         Raises:
             CacheError: the cache directory cannot be used.
@@ -99,21 +109,29 @@ class Engine:
             silent=settings.offline or settings.estimate,
             refresh=settings.refresh,
             max_age=settings.max_age,
+            **self._replaying,
         )
         if settings.sandbox:
             self._sandbox = start_sandbox(settings, self._reply_hook)
             self._desk.local_url = f"{self._sandbox.url}/v1"
         if settings.sandbox or settings.offline:
             self._placeholders = providers.set_placeholder_keys()
+
+    def patch(self) -> None:
+        """Begin to catch the calls of attempts."""
         self.strands.install()
         self._interceptor.install()
         self._traces.install()
 
-    def close(self) -> None:
-        """Undo every patch, stop the sandbox, take back placeholders."""
+    def unpatch(self) -> None:
+        """Undo every patch."""
         self._traces.uninstall()
         self._interceptor.uninstall()
         self.strands.uninstall()
+
+    def close(self) -> None:
+        """Undo every patch, stop the sandbox, take back placeholders."""
+        self.unpatch()
         for variable in self._placeholders:
             os.environ.pop(variable, None)
         self.batcher.close()
@@ -127,8 +145,13 @@ class Engine:
         return self._attempt is not None and self._attempt.parked
 
     @contextlib.contextmanager
-    def attempt(self, owner: str, number: int, options: MarkerOptions) -> Iterator[Attempt]:
-        """Run the body as one attempt of ``owner``: its calls are answered, recorded or sent."""
+    def attempt(
+        self, owner: str, number: int, options: MarkerOptions, *, traced: bool = True
+    ) -> Iterator[Attempt]:
+        """Run the body as one attempt of ``owner``: its calls are answered, recorded or sent.
+
+        One at a time, unless ``traced`` is false, which lets traces through as they come.
+        """
         attempt = Attempt(
             self.replay,
             owner,
@@ -137,15 +160,22 @@ class Engine:
             priority=PRIORITIES[options.priority],
             max_retries=options.max_retries,
         )
+        with self._tracing(attempt) if traced else contextlib.nullcontext():
+            token = self.strands.enter(attempt)
+            try:
+                yield attempt
+            finally:
+                self.strands.leave(token)
+                attempt.closed = True
+
+    @contextlib.contextmanager
+    def _tracing(self, attempt: Attempt) -> Iterator[None]:
+        """Hold back what an attempt tells tracing libraries until it is known what became of it."""
         self._attempt = attempt
-        self._traces.refresh()
-        self._traces.begin(owner)
-        token = self.strands.enter(attempt)
+        self._traces.begin(attempt.owner)
         try:
-            yield attempt
+            yield
         finally:
-            self.strands.leave(token)
-            attempt.closed = True
             self._attempt = None
             if attempt.parked:
                 self._traces.discard()
@@ -224,6 +254,10 @@ class Engine:
                 self.ledger.unused(owner, key, request, answer)
 
     # ---- waves
+
+    def without_batch_api(self, pendings: Iterable[Pending]) -> list[str]:
+        """Return the base URLs among those of missing calls that have no batch API."""
+        return sorted({p.base_url for p in pendings if not self._has_batch_api(p)})
 
     def wave(self, pendings: Iterable[Pending]) -> None:
         """Submit what is missing, or attach to the jobs where it is already under way.

@@ -61,7 +61,12 @@ class Replay:
         silent: bool = False,
         refresh: bool = False,
         max_age: float | None = None,
+        not_before: float = 0.0,
+        errors_not_before: float = 0.0,
+        key_owner: Callable[[str], str] | None = None,
     ) -> None:
+        """Answers (or errors) bought before these moments, in seconds since the epoch, do not
+        count. ``key_owner`` maps an owner to the name that enters the keys of its answers."""
         self.store = store
         self.started_at = started_at
         self.shared = shared
@@ -71,6 +76,9 @@ class Replay:
         """Whether nothing at all may be sent: offline, or for an estimate."""
         self.refresh = refresh
         self.max_age = max_age
+        self.not_before = not_before
+        self.errors_not_before = errors_not_before
+        self._key_owner = key_owner
         self.realtime_bases: set[str] = set()
         self.effort: defaultdict[str, set[str]] = defaultdict(set)
         """Keys bought for an owner since it was last judged."""
@@ -90,7 +98,9 @@ class Replay:
     def has(self, key: str, owner: str) -> bool:
         """Whether a stored answer may still serve: not too old; an error only for one verdict."""
         entry = self.store.peek(key)
-        if entry is None:
+        if entry is None or entry.age[0] < self.not_before:
+            return False
+        if not entry.ok and entry.received_at < self.errors_not_before:
             return False
         if entry.received_at < self.started_at:
             spent: float = self.state.get(owner, {}).get("errors_spent_at", 0.0)
@@ -109,6 +119,8 @@ class Replay:
 
     def key_owner(self, owner: str) -> str:
         """The owner as it enters the key of an answer."""
+        if self._key_owner is not None:
+            return self._key_owner(owner)
         return "" if self.shared else owner
 
 
