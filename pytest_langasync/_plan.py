@@ -45,6 +45,8 @@ class Policy:
     lookups: int = 3
     """How often to look for a batch whose creation is in doubt before it counts as absent."""
     lookup_pause: float = 2.0
+    adopt_since: float = 0.0
+    """With an empty cache, jobs created before this moment (since the epoch) are not looked for."""
 
 
 class Verdict(enum.Enum):

@@ -292,7 +292,7 @@ class Submitter:
             return
         client = self.client(p.provider, p.base_url, p.credentials, p.headers)
         left = SUITE_JOBS
-        for found in client.find(self._clock() - KEPT):
+        for found in client.find(max(self._clock() - KEPT, self._policy.adopt_since)):
             if left and found.suite == self._suite and found.nonce:
                 left -= 1
                 ids = client.input_ids(found.job_id)

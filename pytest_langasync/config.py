@@ -192,6 +192,15 @@ class Settings:
         """Whether batch mode is on."""
         return any(bool(getattr(self, mode)) for mode in MODES)
 
+    def oldest(self, now: float) -> float:
+        """Return the moment before which an answer was bought too long ago, for a run at ``now``.
+
+        Both are seconds since the epoch.
+        """
+        if self.refresh:
+            return now
+        return 0.0 if self.max_age is None else now - self.max_age
+
     @property
     def cache(self) -> Path:
         """The cache directory of this run; the sandbox has one of its own inside."""

@@ -23,7 +23,7 @@ from pytest_langasync.intercept import Interceptor
 from pytest_langasync.ledger import Ledger
 from pytest_langasync.models import Credentials, Event, Pending, Request
 from pytest_langasync.pricing import PriceBook
-from pytest_langasync.replay import REFRESH, Attempt, Replay
+from pytest_langasync.replay import Attempt, Replay
 from pytest_langasync.store import Store
 from pytest_langasync.strands import Strands
 from pytest_langasync.tracing import TraceBuffer
@@ -64,6 +64,7 @@ class Engine:
                 poll_interval=settings.poll_interval,
                 first_poll=0.02 if settings.sandbox else min(1.0, settings.poll_interval),
                 max_retries=settings.max_retries,
+                adopt_since=settings.oldest(self.started_at),
             ),
             notify=notify,
             tick=tick,
@@ -75,6 +76,8 @@ class Engine:
         self._placeholders: list[str] = []
         self.budget = Budget(self.store, self.prices)
         self._used: set[str] = set()
+        self._fixtures: set[str] = set()
+        self._deferred = False
         self._changes: dict[str, dict[str, Any] | None] = {}
         self._batchable: dict[tuple[str, str], bool] = {}
         self._providers = providers.providers()
@@ -200,6 +203,8 @@ class Engine:
                 self.ledger.passed(urlsplit(base_url).netloc, "it has no batch API")
             if not answer.ok:
                 changes[scope] = {"errors_spent_at": time.time()}
+            if scope != attempt.owner:
+                self._fixtures.add(scope)
         for _ in range(attempt.masked):
             self.ledger.masked(attempt.owner)
         if attempt.owner in self.replay.state:
@@ -230,6 +235,7 @@ class Engine:
 
     def defer(self, owner: str, missing: Iterable[Pending]) -> None:
         """Enter a test that is still waiting in the books."""
+        self._deferred = True
         for pending in missing:
             job = self.store.in_flight(pending.key)
             self.ledger.deferred(owner, pending, job.id if job else None)
@@ -337,21 +343,21 @@ class Engine:
 
     def _note_waiting(self, owners: set[str]) -> None:
         """Write down what is being bought for whom, before it is bought."""
-        renewing = self.settings.refresh or self.settings.max_age is not None
+        if not owners:
+            return
+        self.replay.renewal.begin()
         changes: dict[str, dict[str, Any] | None] = {}
         for owner in owners:
-            entry = dict(self.replay.state.get(owner, {}))
+            entry = {**self.replay.state.get(owner, {}), **self.replay.renewal.waiting(owner)}
             entry["waiting"] = sorted(self.replay.effort[owner])
-            if renewing:
-                entry.setdefault("since", self.replay.cutoff(owner))
             changes[owner] = self.replay.state[owner] = entry
-        if self.settings.refresh and REFRESH not in self.store.owner_state():
-            changes[REFRESH] = self.replay.state[REFRESH] = {"since": self.started_at}
-        if changes:
-            self.store.update_owner_state(changes)
+        self.store.update_owner_state(changes)
 
     def save(self) -> None:
         """Write down whose errors have served and who is no longer waiting."""
+        if not self._deferred:  # else a fixture may be asked again on behalf of another test
+            for owner in self._fixtures & self.replay.state.keys():
+                self._changes.setdefault(owner, None)
         if self._changes:
             self.store.update_owner_state(self._changes)
             self._changes.clear()

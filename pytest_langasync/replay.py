@@ -16,13 +16,12 @@ from typing import Any
 
 from pytest_langasync import masks
 from pytest_langasync.models import Answer, Call, Credentials, Pending, Request, canonical_json
+from pytest_langasync.renewal import Renewal
 from pytest_langasync.store import Store
 from pytest_langasync.strands import Strand
 
-__all__ = ["Attempt", "Difference", "Replay", "SendNow", "end_refresh"]
+__all__ = ["Attempt", "Difference", "Replay", "SendNow"]
 
-REFRESH = "(refresh)"
-"""Stands for an owner in the state between runs: a refresh that is not judged to its end."""
 _Slot = tuple[str, str]  # (owner, identity): what occurrences are counted by
 
 
@@ -74,8 +73,6 @@ class Replay:
         self.realtime = realtime
         self.silent = silent
         """Whether nothing at all may be sent: offline, or for an estimate."""
-        self.refresh = refresh
-        self.max_age = max_age
         self.not_before = not_before
         self.errors_not_before = errors_not_before
         self._key_owner = key_owner
@@ -85,6 +82,9 @@ class Replay:
         self.fresh: dict[str, frozenset[str]] = {}
         """Keys whose answers the owner's previous attempt did not have yet."""
         self.state = store.owner_state()
+        self.renewal = Renewal(
+            store, self.state, started_at=started_at, refresh=refresh, max_age=max_age
+        )
         for owner, entry in self.state.items():
             waiting = frozenset(entry.get("waiting", ()))
             self.effort[owner] |= waiting
@@ -104,18 +104,11 @@ class Replay:
             return False
         if entry.received_at < self.started_at:
             spent: float = self.state.get(owner, {}).get("errors_spent_at", 0.0)
-            if entry.age[0] < self.cutoff(owner) or (not entry.ok and entry.received_at <= spent):
+            if not entry.ok and entry.received_at <= spent:
+                return False
+            if self.renewal.too_old(owner, entry.age[0], entry.received_at):
                 return False
         return entry.ok or self.store.in_flight(key) is None
-
-    def cutoff(self, owner: str) -> float:
-        """Answers bought before this moment (seconds since the epoch) do not count."""
-        if not self.refresh and self.max_age is None:
-            return 0.0
-        since: float | None = self.state.get(REFRESH if self.refresh else owner, {}).get("since")
-        if since is not None:
-            return since
-        return self.started_at - (0.0 if self.refresh else self.max_age or 0.0)
 
     def key_owner(self, owner: str) -> str:
         """The owner as it enters the key of an answer."""
@@ -254,6 +247,7 @@ class Attempt:
 
     def _send_now(self, call: Call, slot: _Slot) -> SendNow:
         self._counts[slot] = max(self._counts[slot], call.occurrence + 1)
+        self.replay.renewal.begin()
 
         def record(status: int, body: Any, request_id: str) -> Answer:
             now = time.time()
@@ -309,14 +303,3 @@ class Attempt:
                 closest = masks.nearest(asked, bodies)
                 return Difference(owner, asked, bodies[closest or 0])
         return None
-
-
-def end_refresh(store: Store, *, refreshed: bool) -> None:
-    """Forget the refresh under way, after a run in which every test was judged.
-
-    A run without the option ends it, too, once nobody waits for its answers any more.
-    """
-    state = store.owner_state()
-    waiting = any("since" in entry for owner, entry in state.items() if owner != REFRESH)
-    if REFRESH in state and (refreshed or not waiting):
-        store.update_owner_state({REFRESH: None})

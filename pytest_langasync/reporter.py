@@ -18,7 +18,7 @@ from pytest_langasync.config import Settings
 from pytest_langasync.ledger import Ledger
 from pytest_langasync.models import Answer, Call, Event, Job, Pending
 from pytest_langasync.pricing import Estimate, PriceBook
-from pytest_langasync.replay import end_refresh
+from pytest_langasync.renewal import end_renewal
 from pytest_langasync.store import Store
 
 if TYPE_CHECKING:
@@ -149,7 +149,12 @@ class Reporter:
         whole = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         stopped = self.left or session.shouldfail or session.shouldstop
         if whole and not (self.deferred or stopped or hasattr(self.config, "workeroutput")):
-            end_refresh(Store(self.settings.cache), refreshed=self.settings.refresh)
+            settings = self.settings
+            end_renewal(
+                Store(settings.cache),
+                refresh=settings.refresh,
+                max_age=settings.max_age is not None,
+            )
 
     def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:
         """Write the summary, and the report file where one was asked for."""

@@ -28,7 +28,7 @@ LAYERS = (
     {"ledger"},
     {"batch", "_plan", "_poll", "_submit"},
     {"providers"},
-    {"intercept", "attempt", "masks", "replay", "sse", "strands", "tracing"},
+    {"intercept", "attempt", "masks", "replay", "renewal", "sse", "strands", "tracing"},
     {"store", "_disk", "_files", "_index", "_records", "_requests", "_spool"},
     {"pricing"},
     {"config"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -61,6 +60,25 @@ def let_end(directory: Path) -> None:
 def end_jobs(provider: Sandbox) -> None:
     """End every batch of a running sandbox."""
     let_end(provider._state.directory)
+
+
+def start(suite: Suite, *args: str) -> subprocess.Popen[str]:
+    """Start the suite in batch mode, in a process of its own."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:randomly", *BATCH, *args]
+    return subprocess.Popen(
+        command, cwd=suite.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def until(process: subprocess.Popen[str], text: str) -> str:
+    """Read until a line has ``text`` in it."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"{text!r} did not come:\n{seen}")
 
 
 def output(result: pytest.RunResult) -> str:
@@ -154,26 +172,11 @@ def _letters(line: str) -> str:
 class TestInterrupted:
     """A run that ends by force goes on with its jobs."""
 
-    def start(self, suite: Suite, *args: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "pytest", "-p", "no:randomly", *BATCH, *args]
-        return subprocess.Popen(
-            command, cwd=suite.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-
-    def until(self, process: subprocess.Popen[str], text: str) -> str:
-        assert process.stdout is not None
-        seen = ""
-        for line in process.stdout:
-            seen += line
-            if text in line:
-                return seen
-        raise AssertionError(f"{text!r} did not come:\n{seen}")
-
     def test_killed_while_it_waits(self, suite: Suite, provider: Sandbox) -> None:
         suite.write(TWO_STEPS + CLAUDE)
         provider.set_faults(SLOW)
-        process = self.start(suite)
-        self.until(process, "submitted msgbatch_")
+        process = start(suite)
+        until(process, "submitted msgbatch_")
         process.kill()
         process.wait()
         end_jobs(provider)
@@ -188,8 +191,8 @@ class TestInterrupted:
     def test_ctrl_c_leaves_the_jobs_running(self, suite: Suite, provider: Sandbox) -> None:
         suite.write(ONE_STEP)
         provider.set_faults(SLOW)
-        process = self.start(suite)
-        self.until(process, "submitted batch_")
+        process = start(suite)
+        until(process, "submitted batch_")
         process.send_signal(2)
         assert process.stdout is not None
         rest = process.stdout.read()
@@ -264,74 +267,3 @@ class TestResume:
         (line,) = [one for one in result.errlines if one.startswith("ERROR: ")]
         assert says in line and "Traceback" not in output(result)
         assert provider.requests()["POST /v1/batches"] == 0
-
-
-class TestRefresh:
-    """``--langasync-refresh`` and ``--langasync-max-age`` buy new answers, once."""
-
-    def test_it_buys_new_answers(self, suite: Suite) -> None:
-        suite.write(ONE_STEP)
-        suite.run()
-        assert suite.run("--langasync-refresh").ret == 0
-        assert len(suite.ledger()) == 2
-        assert suite.run().ret == 0
-        assert suite.run("--langasync-refresh").ret == 0
-        assert len(suite.ledger()) == 3
-
-    def test_what_was_judged_is_not_bought_again(self, suite: Suite) -> None:
-        suite.write(TWO_STEPS + ONE_STEP)
-        suite.run()
-        before = len(suite.ledger())
-        seen = []
-        for _ in range(6):
-            result = suite.run("--langasync-refresh", *LATER)
-            seen.append(verdict(result))
-            if result.ret == 0:
-                break
-            let_end(suite.provider)
-        assert seen == [{"deferred": 2}, {"passed": 1, "deferred": 1}, {"passed": 2}]
-        assert len(suite.ledger()) == before + 3
-
-    def test_a_finished_refresh_is_over(self, suite: Suite) -> None:
-        suite.write(ONE_STEP)
-        for _ in range(2):
-            suite.run("--langasync-refresh", *LATER)
-            let_end(suite.provider)
-            assert suite.run("--langasync-refresh", *LATER).ret == 0
-        assert len(suite.ledger()) == 2
-
-    def test_a_stopped_refresh_is_not_over(self, suite: Suite) -> None:
-        suite.write("@pytest.mark.langasync\ndef test_bad(): assert not ask('first')\n" + ONE_STEP)
-        suite.run("--langasync-refresh", "-x")
-        result = suite.run("--langasync-refresh", "-x")
-        assert verdict(result) == {"failed": 1} and len(suite.ledger()) == 2
-
-    def test_a_plain_run_ends_a_refresh(self, suite: Suite) -> None:
-        suite.write(ONE_STEP)
-        suite.run("--langasync-refresh", *LATER)
-        let_end(suite.provider)
-        assert suite.run().ret == 0
-        suite.run("--langasync-refresh")
-        assert len(suite.ledger()) == 2
-
-    def test_max_age(self, suite: Suite) -> None:
-        suite.write(ONE_STEP)
-        suite.run()
-        suite.run("--langasync-max-age=1h")
-        assert len(suite.ledger()) == 1
-        suite.run("--langasync-max-age=0")
-        assert len(suite.ledger()) == 2
-
-
-def test_state_says_who_waits(suite: Suite) -> None:
-    def state() -> dict[str, Any]:
-        found = json.loads((suite.path / ".langasync/sandbox/state.json").read_text())
-        return {name: entry for name, entry in found.items() if name != "crc"}
-
-    suite.write(ONE_STEP)
-    suite.run(*LATER)
-    assert list(state()) == ["test_it.py::test_plain"]
-    assert state()["test_it.py::test_plain"]["waiting"]
-    let_end(suite.provider)
-    suite.run(*LATER)
-    assert state() == {}
