@@ -291,8 +291,10 @@ class Submitter:
         if known or not self._suite or place in self._searched or self._store.intents():
             return
         client = self.client(p.provider, p.base_url, p.credentials, p.headers)
-        left = SUITE_JOBS
-        for found in client.find(max(self._clock() - KEPT, self._policy.adopt_since)):
+        left, oldest = SUITE_JOBS, self._policy.adopt_since
+        for found in client.find(max(self._clock() - KEPT, oldest)):
+            if found.created_at < oldest:  # the provider counts in whole seconds
+                continue
             if left and found.suite == self._suite and found.nonce:
                 left -= 1
                 ids = client.input_ids(found.job_id)
