@@ -90,7 +90,7 @@ class Engine:
     # ---- life
 
     def start(self) -> None:
-        """Open the cache, start the sandbox where asked for, and patch. Raises what ``open`` does."""
+        """Open the cache, start the sandbox, patch. Raises what ``open`` does."""
         self.open()
         self.patch()
 
