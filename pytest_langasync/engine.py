@@ -21,7 +21,7 @@ from pytest_langasync.desk import CallDesk
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.intercept import Interceptor
 from pytest_langasync.ledger import Ledger
-from pytest_langasync.models import Credentials, Event, Pending, Request
+from pytest_langasync.models import Call, Credentials, Event, Pending, Request
 from pytest_langasync.pricing import PriceBook
 from pytest_langasync.replay import Attempt, Replay
 from pytest_langasync.store import Store
@@ -74,7 +74,12 @@ class Engine:
         self._reply_hook = sandbox_reply
         self._sandbox: Any = None
         self._placeholders: list[str] = []
-        self.budget = Budget(self.store, self.prices)
+        self.budget = Budget(
+            self.store, self.prices, limit=settings.max_cost, started_at=self.started_at
+        )
+        self.refused = ""
+        """Why nothing more may be sent in this run, once something stands in the way."""
+        self._lacking: set[str] = set()
         self._used: set[str] = set()
         self._fixtures: set[str] = set()
         self._deferred = False
@@ -112,6 +117,7 @@ class Engine:
             silent=settings.offline or settings.estimate,
             refresh=settings.refresh,
             max_age=settings.max_age,
+            may_send=self._may_send,
             **self._replaying,
         )
         if settings.sandbox:
@@ -272,15 +278,33 @@ class Engine:
             ConfigurationError: a key, model or base URL cannot work, or the cost guard refuses.
             ProviderError: a provider could not be reached; what was submitted stays submitted.
         """
+        if self.refused:
+            raise ConfigurationError(self.refused)
         batchable = [p for p in pendings if self._has_batch_api(p)]
         for pending in batchable:
             self.replay.effort[pending.owner].add(pending.key)
-        if self.settings.max_cost is not None:
-            fresh = [p for p in batchable if not self._paid_for(p)]
-            self.budget.check(fresh, self.settings.max_cost)
+        self.budget.check([p for p in batchable if not self._paid_for(p)])
         self._note_waiting({pending.owner for pending in batchable})
         if batchable:
             self.batcher.submit(batchable, valid=self._still_counts(batchable))
+
+    def lacks_key(self, error: BaseException) -> bool:
+        """Whether a test ended because an SDK has no key; then nothing can be sent for it."""
+        variable = providers.lacking_key(error)
+        if variable:
+            self._lacking.add(variable)
+            names = " and ".join(sorted(self._lacking))
+            self.refused = f"no API key: set {names}. Nothing was sent"
+        return bool(variable)
+
+    def _may_send(self, call: Call) -> bool:
+        """Whether a call may go out in real time: the cost guard covers these, too."""
+        if not self.refused:
+            try:
+                self.budget.check_now(call.key, call.request)
+            except ConfigurationError as error:
+                self.refused = str(error)
+        return not self.refused
 
     def _still_counts(self, pendings: list[Pending]) -> Callable[[str], bool]:
         owners = {pending.key: pending.owner for pending in pendings}

@@ -63,9 +63,11 @@ class Replay:
         not_before: float = 0.0,
         errors_not_before: float = 0.0,
         key_owner: Callable[[str], str] | None = None,
+        may_send: Callable[[Call], bool] = lambda call: True,
     ) -> None:
         """Answers (or errors) bought before these moments, in seconds since the epoch, do not
-        count. ``key_owner`` maps an owner to the name that enters the keys of its answers."""
+        count. ``key_owner`` maps an owner to the name that enters the keys of its answers.
+        ``may_send`` is asked before a call is sent in real time; one that may not is parked."""
         self.store = store
         self.started_at = started_at
         self.shared = shared
@@ -76,6 +78,7 @@ class Replay:
         self.not_before = not_before
         self.errors_not_before = errors_not_before
         self._key_owner = key_owner
+        self.may_send = may_send
         self.realtime_bases: set[str] = set()
         self.effort: defaultdict[str, set[str]] = defaultdict(set)
         """Keys bought for an owner since it was last judged."""
@@ -185,7 +188,7 @@ class Attempt:
             answer = self._answer(call, slot, live)
             if answer is not None:
                 return self._serve(call, answer, slot, strand)
-            if live:
+            if live and self.replay.may_send(call):
                 return self._send_now(call, slot)
             self.parks += 1
             if not strand.parked:

@@ -57,6 +57,19 @@ class BatchSession:
             raise pytest.UsageError(str(error)) from None
         self.buffer = ReportBuffer(session)
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(self) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """A module that makes its client without a key when it is imported: one line says it."""
+        report = yield
+        error = getattr(getattr(report, "call", None), "excinfo", None)
+        if report.failed and error is not None and self.engine.lacks_key(error.value):
+            report.longrepr = self.engine.refused
+        return report
+
+    def pytest_collection_modifyitems(self) -> None:
+        if self.engine.refused:
+            raise pytest.UsageError(self.engine.refused)
+
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         self.reporter.finish(self.engine)
@@ -166,7 +179,10 @@ class BatchSession:
         if self.attempt is None:
             self._hit = self._hit or (self._bystanding and self._poison.reached(item, exception))
             return self._hit
-        if not self.attempt.parked and self._poison.reached(item, exception):
+        if not self.attempt.parked and (
+            self._poison.reached(item, exception)
+            or (exception is not None and self.engine.lacks_key(exception))
+        ):
             self.attempt.parks += 1
         return self.attempt.parked
 

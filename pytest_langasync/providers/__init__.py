@@ -123,6 +123,9 @@ class Provider(Protocol):
     key_variables: Mapping[str, str]
     """Environment variables its SDK reads the key from, each with a placeholder."""
 
+    def lacks_key(self, error: BaseException) -> bool:
+        """Return whether this is the SDK's complaint that it was given no key."""
+
     def is_official(self, base_url: str) -> bool:
         """Return whether the host is the provider's own, known to have the batch API."""
 
@@ -155,6 +158,16 @@ def set_placeholder_keys() -> list[str]:
     absent = {name: value for name, value in wanted.items() if not os.environ.get(name)}
     os.environ.update(absent)
     return list(absent)
+
+
+def lacking_key(error: BaseException | None) -> str:
+    """Return the variable of the key that an SDK lacks, where ``error`` says so, or ''."""
+    while error is not None:
+        for provider in providers():
+            if provider.lacks_key(error):
+                return next(iter(provider.key_variables))
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def by_name(name: str) -> Provider:

@@ -64,6 +64,10 @@ class Anthropic:
     def __init__(self, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
 
+    def lacks_key(self, error: BaseException) -> bool:
+        """Return whether this is the SDK's complaint that it was given no key."""
+        return isinstance(error, TypeError) and "resolve authentication method" in str(error)
+
     def is_official(self, base_url: str) -> bool:
         """Return whether the host is Anthropic's own."""
         parts = urlsplit(base_url)

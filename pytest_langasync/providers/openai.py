@@ -54,6 +54,11 @@ class OpenAI:
     def __init__(self, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
 
+    def lacks_key(self, error: BaseException) -> bool:
+        """Return whether this is the SDK's complaint that it was given no key."""
+        ours = type(error).__name__ == "OpenAIError"
+        return ours and re.search(r"\bOPENAI_API_KEY\b", str(error)) is not None
+
     def is_official(self, base_url: str) -> bool:
         """Return whether the host is OpenAI's own, one of its regions included."""
         parts = urlsplit(base_url)
