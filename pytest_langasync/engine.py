@@ -70,6 +70,8 @@ class Engine:
             tick=tick,
             connect=self._connect,
         )
+        self._notify = notify
+        self._waves = 0
         self.strands = Strands(parked_type)
         self._reply_hook = sandbox_reply
         self._sandbox: Any = None
@@ -284,8 +286,13 @@ class Engine:
         for pending in batchable:
             self.replay.effort[pending.owner].add(pending.key)
         self.budget.check([p for p in batchable if not self._paid_for(p)])
-        self._note_waiting({pending.owner for pending in batchable})
+        owners = {pending.owner for pending in batchable}
+        self._note_waiting(owners)
         if batchable:
+            self._waves += 1
+            tests = f"{len(owners):,} test{'' if len(owners) == 1 else 's'}"
+            where = f"wave {self._waves}, {tests}"
+            self._notify(Event("gathered", requests=len(batchable), message=where))
             self.batcher.submit(batchable, valid=self._still_counts(batchable))
 
     def lacks_key(self, error: BaseException) -> bool:

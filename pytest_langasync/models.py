@@ -232,6 +232,7 @@ class Pending:
 
 
 EventKind = Literal[
+    "gathered",
     "uploading",
     "submitted",
     "attached",

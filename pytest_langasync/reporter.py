@@ -23,7 +23,7 @@ from pytest_langasync.store import Store
 
 if TYPE_CHECKING:
     from pytest_langasync.engine import Engine
-    from pytest_langasync.report.progress import Progress
+    from pytest_langasync.report.progress import Gathering, Progress
 
 __all__ = ["EX_TEMPFAIL", "Reporter"]
 
@@ -48,6 +48,7 @@ class Reporter:
         self.interrupted: Sequence[Job] = ()
         self.left = 0
         self._progress: Progress | None = None
+        self._gathering: Gathering | None = None
 
     @property
     def terminal(self) -> Any:
@@ -56,6 +57,29 @@ class Reporter:
 
     # ---- while it runs
 
+    def parked(self, tests: int) -> None:
+        """Show on a terminal that tests are being gathered: a parked one has no letter yet."""
+        terminal = self.terminal
+        if self._gathering is None:
+            shown = terminal is not None and terminal.isatty and terminal.verbosity >= 0
+            if not shown or self.config.option.capture == "no":
+                return
+            from pytest_langasync.report.progress import Gathering
+
+            self._gathering = Gathering(terminal._tw._file, time.monotonic)
+        if not terminal._tw.width_of_current_line:
+            self._gathering.show(tests)
+
+    def clear(self) -> None:
+        """Take the line about gathering away, because something else is about to be written."""
+        if self._gathering is not None:
+            self._gathering.clear()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logstart(self) -> None:
+        """Make room for what pytest writes."""
+        self.clear()
+
     def event(self, event: Event) -> None:
         """Show an event of the batch engine."""
         if self.terminal is None:
@@ -63,11 +87,14 @@ class Reporter:
         if self._progress is None:
             from pytest_langasync.report.progress import Progress
 
+            self.clear()
             if self.terminal._tw.width_of_current_line:
                 self.terminal._tw.line()
             self.terminal.currentfspath = None
             live = bool(getattr(self.terminal, "isatty", False))
-            self._progress = Progress(self.terminal.write_line, live=live, clock=time.time)
+            self._progress = Progress(
+                self.terminal.write_line, live=live, clock=time.time, file=self.terminal._tw._file
+            )
             self._progress.__enter__()
         self._progress(event)
 
@@ -140,6 +167,7 @@ class Reporter:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Keep deferred tests for ``--lf``; never let a run with unjudged tests be green."""
+        self.clear()
         lf = self.config.pluginmanager.get_plugin("lfplugin")
         for nodeid in self.deferred:
             if lf is not None and getattr(lf, "lastfailed", None) is not None:
@@ -172,7 +200,7 @@ class Reporter:
             terminalreporter.write_line(line.text, **line.markup)
         if self.settings.sandbox and lines:
             write("sandbox: nothing was paid; the sums are what a real run would have cost")
-        for note in self._notes():
+        for note in self._notes(exitstatus):
             write(note, yellow=True)
         if self.settings.report:
             self._write_report(exitstatus)
@@ -186,7 +214,7 @@ class Reporter:
             groups.setdefault((pending.provider, pending.model), []).append(estimate)
         return {name: add_estimates(group) for name, group in groups.items()}
 
-    def _notes(self) -> Iterable[str]:
+    def _notes(self, exitstatus: int) -> Iterable[str]:
         from pytest_langasync.report.progress import interrupted_lines
 
         yield from (f"trouble: {trouble}" for trouble in self.troubles)
@@ -197,13 +225,24 @@ class Reporter:
         if self.interrupted:
             yield from interrupted_lines(self.interrupted)
         if self.deferred:
-            yield f"{len(self.deferred)} deferred (exit status {EX_TEMPFAIL} unless a test failed):"
+            yield from self._deferred_lines(exitstatus)
+
+    def _deferred_lines(self, exitstatus: int) -> Iterable[str]:
+        status = f" (exit status {EX_TEMPFAIL})" if exitstatus == EX_TEMPFAIL else ""
+        yield f"{len(self.deferred)} deferred{status}:"
+        if self.terminal.hasopt("skipped"):  # -rs, -ra
+            for nodeid, reason in self.deferred.items():
+                yield from f"  {nodeid}: {reason}".splitlines()
+        else:
             reasons = dict.fromkeys(self.deferred.values())
             yield from (f"  {line}" for reason in list(reasons)[:5] for line in reason.splitlines())
             if len(reasons) > 5:
                 yield f"  … and {len(reasons) - 5} more reasons (-rs shows each)"
-            if not (self.settings.offline or self.settings.estimate or self.interrupted):
-                yield "run the same command again to collect them"
+        settings = self.settings
+        if not (settings.offline or settings.estimate or self.interrupted) and (
+            exitstatus != pytest.ExitCode.USAGE_ERROR
+        ):
+            yield "run the same command again to collect them"
 
     # ---- the report file
 

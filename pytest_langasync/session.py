@@ -58,7 +58,9 @@ class BatchSession:
         self.buffer = ReportBuffer(session)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_make_collect_report(self) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    def pytest_make_collect_report(
+        self,
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
         """A module that makes its client without a key when it is imported: one line says it."""
         report = yield
         error = getattr(getattr(report, "call", None), "excinfo", None)
@@ -114,6 +116,7 @@ class BatchSession:
             self.engine.park(attempt)
             entry.missing = tuple(attempt.missing.values())
             self.waves.queue.append(entry)
+            self.reporter.parked(len(self.waves.queue))
         return result
 
     @contextmanager

@@ -212,9 +212,13 @@ def test_summary_ends_with_what_was_saved() -> None:
         "saved $0.0123 (50.0 %) of $0.0246 list price; paid $0.0123 for 12 requests"
     )
     assert lines[-1].markup == {"bold": True, "green": True}
-    assert lines[0].text.split() == ["provider", "model", "batch", "in", "out", "list", "paid"]
+    head = ["provider", "model", "batch", "in", "out", "list", "paid"]
+    assert lines[0].text.split() == [*head, "saved"]
+    narrow = summary_lines(a_summary(a_row()), width=50)
+    assert narrow[0].text.split() == head, "a narrow terminal leaves it to the last line"
     assert lines[1].text.split() == (
-        ["openai", "gpt-4o-mini", "12", "12,000", "1,200", "$0.0246", "$0.0123"]
+        ["openai", "gpt-4o-mini", "12", "12,000", "1,200"]
+        + ["$0.0246", "$0.0123", "$0.0123", "50", "%"]
     )
 
 
@@ -381,11 +385,11 @@ def test_lines_tell_what_happens(progress: Progress, clock: Clock, lines: list[s
     assert lines == [
         "langasync: uploading openai gpt-4o-mini 12 requests",
         "langasync: submitted batch_abc openai gpt-4o-mini 12 requests",
-        "langasync: batch_abc in_progress 5/12 (0 failed) after 3m10s",
+        "langasync: batch_abc in_progress 5/12 after 3m10s",
         "langasync: retrying batch_abc openai gpt-4o-mini 2 requests: rate limit",
         "langasync: rejected batch_abc openai gpt-4o-mini: too many\\x1b tokens",
         "langasync: trouble: the provider cannot be reached",
-        "langasync: collected answers of batch_abc openai gpt-4o-mini 1 request",
+        "langasync: collected answers of batch_abc openai gpt-4o-mini 1 request after 3m10s",
     ]
 
 
@@ -453,7 +457,7 @@ def test_live_shows_a_table_and_obeys_no_markup(
         shown(Event("trouble", message="[red]\x1b]0;title\x07[/red]"))
     seen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue())
     assert lines == []
-    assert "in_progress 5/12 (1 failed)" in seen
+    assert "in_progress 6/12 (1 failed)" in seen
     assert "3m10s" in seen
     assert "━" in seen
     assert "langasync: trouble: [red]\\x1b]0;title\\x07[/red]" in seen

@@ -15,9 +15,39 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-__all__ = ["Progress", "interrupted_lines"]
+__all__ = ["Gathering", "Progress", "interrupted_lines"]
 
 _PREFIX = "langasync: "
+
+
+class Gathering:
+    """One line of a terminal, written anew as tests are parked, gone before anything else is.
+
+    Args:
+        file: the terminal.
+        clock: returns the time in seconds; the line changes ten times a second at most.
+    """
+
+    def __init__(self, file: IO[str], clock: Callable[[], float]) -> None:
+        self._file = file
+        self._clock = clock
+        self._shown_at: float | None = None
+
+    def show(self, tests: int) -> None:
+        """Say how many tests wait for answers so far."""
+        now = self._clock()
+        if self._shown_at is None or now - self._shown_at >= 0.1:
+            noun = "test waits" if tests == 1 else "tests wait"
+            self._shown_at = now
+            self._file.write(f"\r\x1b[2K{_PREFIX}gathering: {tests:,} {noun} for answers")
+            self._file.flush()
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._shown_at is not None:
+            self._shown_at = None
+            self._file.write("\r\x1b[2K")
+            self._file.flush()
 
 
 @dataclass
@@ -106,7 +136,13 @@ class Progress:
             elif event.kind == "uploading" and self._live is not None:
                 self._live.refresh()
             else:
-                self._tell(_sentence(event))
+                self._tell(_sentence(event) + self._after(event))
+
+    def _after(self, event: Event) -> str:
+        if event.kind != "collected" or event.job is None:
+            return ""
+        waited = (event.job.ended_at or self._clock()) - self._jobs[event.job.id].since
+        return f" after {duration(waited)}"
 
     def tick(self) -> None:
         """Give jobs that nothing was heard of their heartbeat; call it now and then."""
@@ -141,7 +177,7 @@ class Progress:
         else:
             from rich.text import Text
 
-            self._live.console.print(Text(_PREFIX + text))
+            self._live.console.print(Text(_PREFIX + text), soft_wrap=True)
 
     def _table(self) -> Table:
         from rich.progress_bar import ProgressBar
@@ -149,18 +185,24 @@ class Progress:
         from rich.text import Text
 
         table = Table.grid(padding=(0, 2))
+        for _ in range(4):
+            table.add_column(no_wrap=True)
+        table.add_column()  # gives way first
         # Without our lock: rich calls this under its own, which _tell takes under ours.
         for shown in tuple(self._jobs.values()):
             job, status = shown.job, shown.status
             total = max(1, status.total if status and status.total else job.requests)
             done = status.completed + status.failed if status else 0
+            words = _standing(status) if status else job.word
+            if job.state is not JobState.RUNNING:
+                done, words = total, job.word
             until = job.ended_at or self._clock()
             table.add_row(
-                Text(one_line(job.id)),
                 Text(one_line(f"{job.provider} {job.model}")),
-                ProgressBar(total, min(done, total), width=20),
-                Text(_standing(status) if status else one_line(job.word)),
+                ProgressBar(total, min(done, total), width=12),
+                Text(one_line(words)),
                 Text(duration(until - shown.since)),
+                Text(one_line(job.id), no_wrap=True, overflow="ellipsis"),
             )
         return table
 
@@ -203,7 +245,8 @@ def _requests(number: int) -> str:
 
 
 def _standing(status: JobStatus) -> str:
-    return f"{one_line(status.word)} {status.completed}/{status.total} ({status.failed} failed)"
+    failed = f" ({status.failed} failed)" if status.failed else ""
+    return f"{one_line(status.word)} {status.completed + status.failed}/{status.total}{failed}"
 
 
 def _complete(status: JobStatus) -> bool:

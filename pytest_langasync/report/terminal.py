@@ -143,7 +143,17 @@ def _table(summary: Summary, width: int) -> list[str]:
         )
         if getattr(summary.total, name)
     ]
-    head = ["provider", "model", *(title for title, _ in counts), "in", "out", "list", "paid"]
+    head = [
+        "provider",
+        "model",
+        *(title for title, _ in counts),
+        "in",
+        "out",
+        "list",
+        "paid",
+        "saved",
+        "",
+    ]
     body = [
         [
             one_line(row.provider),
@@ -155,14 +165,24 @@ def _table(summary: Summary, width: int) -> list[str]:
         ]
         for row in shown
     ]
-    return _aligned([head, *body], width) if shown else []
+    rows = [head, *body]
+    if _narrowest(rows) > width:
+        rows = [row[:-2] for row in rows]  # the last line tells what was saved
+    return _aligned(rows, width) if shown else []
 
 
-def _prices(row: SummaryRow) -> tuple[str, str]:
+def _narrowest(rows: Sequence[Sequence[str]]) -> int:
+    """Return how narrow a table can be made: model names may be shortened."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return sum(widths) + 2 * (len(widths) - 1) - max(0, widths[1] - _NARROWEST_NAME)
+
+
+def _prices(row: SummaryRow) -> tuple[str, str, str, str]:
     if row.unknown and row.unknown == row.requests:
-        return "?", "?"
+        return "?", "?", "?", ""
     mark = "+?" if row.unknown else ""
-    return money(row.list_price) + mark, money(row.paid) + mark
+    percent = f"{row.saved_percent:.0f} %" if row.list_price else ""
+    return money(row.list_price) + mark, money(row.paid) + mark, money(row.saved), percent
 
 
 def _aligned(rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
