@@ -217,8 +217,18 @@ def test_summary_ends_with_what_was_saved() -> None:
     narrow = summary_lines(a_summary(a_row()), width=50)
     assert narrow[0].text.split() == head, "a narrow terminal leaves it to the last line"
     assert lines[1].text.split() == (
-        ["openai", "gpt-4o-mini", "12", "12,000", "1,200"]
-        + ["$0.0246", "$0.0123", "$0.0123", "50", "%"]
+        [
+            "openai",
+            "gpt-4o-mini",
+            "12",
+            "12,000",
+            "1,200",
+            "$0.0246",
+            "$0.0123",
+            "$0.0123",
+            "50",
+            "%",
+        ]
     )
 
 
