@@ -19,9 +19,10 @@ from pytest_langasync.budget import Budget
 from pytest_langasync.config import MarkerOptions, Settings
 from pytest_langasync.desk import CallDesk
 from pytest_langasync.exceptions import ConfigurationError
+from pytest_langasync.hosts import Hosts
 from pytest_langasync.intercept import Interceptor
 from pytest_langasync.ledger import Ledger
-from pytest_langasync.models import Call, Credentials, Event, Pending, Request
+from pytest_langasync.models import Call, Event, Pending, Request
 from pytest_langasync.pricing import PriceBook
 from pytest_langasync.replay import Attempt, Replay
 from pytest_langasync.store import Store
@@ -57,6 +58,7 @@ class Engine:
         self.prices = PriceBook()
         self.ledger = Ledger(self.started_at, self.prices)
         self.store = Store(settings.cache)
+        self.hosts = Hosts()
         self.batcher = Batcher(
             self.store,
             suite=settings.rootdir.name,
@@ -68,13 +70,12 @@ class Engine:
             ),
             notify=notify,
             tick=tick,
-            connect=self._connect,
+            connect=self.hosts.connect,
         )
         self._notify = notify
         self._waves = 0
         self.strands = Strands(parked_type)
         self._reply_hook = sandbox_reply
-        self._sandbox: Any = None
         self._placeholders: list[str] = []
         self.budget = Budget(
             self.store, self.prices, limit=settings.max_cost, started_at=self.started_at
@@ -86,7 +87,6 @@ class Engine:
         self._fixtures: set[str] = set()
         self._deferred = False
         self._changes: dict[str, dict[str, Any] | None] = {}
-        self._batchable: dict[tuple[str, str], bool] = {}
         self._providers = providers.providers()
         endpoints = tuple(e for provider in self._providers for e in provider.endpoints)
         self._desk = CallDesk(self.strands, self.ledger)
@@ -123,8 +123,8 @@ class Engine:
             **self._replaying,
         )
         if settings.sandbox:
-            self._sandbox = start_sandbox(settings, self._reply_hook)
-            self._desk.local_url = f"{self._sandbox.url}/v1"
+            self.hosts.start_sandbox(settings, self._reply_hook)
+            self._desk.local_url = self.hosts.local_url
         if settings.sandbox or settings.offline:
             self._placeholders = providers.set_placeholder_keys()
 
@@ -147,8 +147,7 @@ class Engine:
             os.environ.pop(variable, None)
         self.batcher.close()
         self.store.close()
-        if self._sandbox is not None:
-            self._sandbox.stop()
+        self.hosts.stop()
 
     # ---- attempts
 
@@ -353,22 +352,10 @@ class Engine:
         )
 
     def _has_batch_api(self, pending: Pending) -> bool:
-        """Ask a host that is no known provider, once, whether it has the batch API."""
-        provider = providers.by_name(pending.provider)
-        if self._sandbox is not None or provider.is_official(pending.base_url):
-            return True
-        place = (pending.provider, pending.base_url)
-        if place not in self._batchable:
-            client = self._connect(
-                pending.provider, pending.base_url, pending.credentials, pending.headers
-            )
-            try:
-                self._batchable[place] = client.has_batch_api()
-            finally:
-                client.close()
-            if not self._batchable[place]:
-                self.replay.realtime_bases.add(pending.base_url)
-        return self._batchable[place]
+        has_one = self.hosts.has_batch_api(pending)
+        if not has_one:
+            self.replay.realtime_bases.add(pending.base_url)
+        return has_one
 
     # ---- what outlives the run
 
@@ -392,34 +379,3 @@ class Engine:
         if self._changes:
             self.store.update_owner_state(self._changes)
             self._changes.clear()
-
-    # ---- connections
-
-    def _connect(
-        self,
-        provider: str,
-        base_url: str,
-        credentials: Credentials,
-        headers: tuple[tuple[str, str], ...],
-    ) -> providers.Client:
-        if self._sandbox is not None:
-            base_url = self._desk.local_url
-        return providers.by_name(provider).client(base_url, credentials, headers)
-
-
-def start_sandbox(settings: Settings, reply: Callable[[Any], Any] | None) -> Any:
-    """Start the embedded provider on a free port of this machine."""
-    try:
-        from pytest_langasync.sandbox import Sandbox
-
-        return Sandbox(
-            settings.cache / "provider",
-            latency=settings.sandbox_latency,
-            reply=reply,
-            forward_url=settings.sandbox_url or None,
-        ).start()
-    except ImportError as error:
-        raise ConfigurationError(
-            "--langasync-sandbox needs its extra: pip install 'pytest-langasync[sandbox]' "
-            f"({error.name} is missing)"
-        ) from None

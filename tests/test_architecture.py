@@ -20,7 +20,7 @@ LAYERS = (
     {"plugin", "hookspecs"},
     {"session", "waves", "fixtures", "reporter", "reports"},
     {"chain"},
-    {"engine", "budget", "deferral"},
+    {"engine", "budget", "deferral", "hosts"},
     {"desk"},
     {"cli", "__main__"},
     {"scoring"},
@@ -37,7 +37,7 @@ LAYERS = (
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
-STARTS_SANDBOX = {"plugin", "session", "engine", "hookspecs"}
+STARTS_SANDBOX = {"plugin", "session", "hosts", "hookspecs"}
 PYTEST = {"plugin", "hookspecs", "session", "waves", "fixtures", "reporter", "reports", "config"}
 
 HEAVY = {

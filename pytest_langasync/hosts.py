@@ -1,0 +1,77 @@
+"""Where calls go: each to its own provider, or all of them to the embedded sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pytest_langasync import providers
+from pytest_langasync.config import Settings
+from pytest_langasync.exceptions import ConfigurationError
+from pytest_langasync.models import Credentials, Pending
+
+__all__ = ["Hosts"]
+
+
+class Hosts:
+    """The servers of one run. With a sandbox nothing leaves this machine."""
+
+    def __init__(self) -> None:
+        self.local_url = ""
+        """Base URL of the embedded sandbox, or empty."""
+        self._sandbox: Any = None
+        self._batchable: dict[tuple[str, str], bool] = {}
+
+    def start_sandbox(self, settings: Settings, reply: Callable[[Any], Any] | None) -> None:
+        """Start the embedded provider on a free port of this machine.
+
+        Raises:
+            ConfigurationError: its extra is not installed.
+        """
+        try:
+            from pytest_langasync.sandbox import Sandbox
+
+            self._sandbox = Sandbox(
+                settings.cache / "provider",
+                latency=settings.sandbox_latency,
+                reply=reply,
+                forward_url=settings.sandbox_url or None,
+            ).start()
+        except ImportError as error:
+            raise ConfigurationError(
+                "--langasync-sandbox needs its extra: pip install 'pytest-langasync[sandbox]' "
+                f"({error.name} is missing)"
+            ) from None
+        self.local_url = f"{self._sandbox.url}/v1"
+
+    def stop(self) -> None:
+        """Stop the sandbox; its batches stay on disk."""
+        if self._sandbox is not None:
+            self._sandbox.stop()
+
+    def connect(
+        self,
+        provider: str,
+        base_url: str,
+        credentials: Credentials,
+        headers: tuple[tuple[str, str], ...],
+    ) -> providers.Client:
+        """Return a client of the batch API that stands behind ``base_url``."""
+        return providers.by_name(provider).client(self.local_url or base_url, credentials, headers)
+
+    def has_batch_api(self, pending: Pending) -> bool:
+        """Ask a host that is no known provider, once, whether it has the batch API.
+
+        Raises:
+            ProviderError: it could not be reached, or is in trouble.
+        """
+        if self.local_url or providers.by_name(pending.provider).is_official(pending.base_url):
+            return True
+        place = (pending.provider, pending.base_url)
+        if place not in self._batchable:
+            client = self.connect(*place, pending.credentials, pending.headers)
+            try:
+                self._batchable[place] = client.has_batch_api()
+            finally:
+                client.close()
+        return self._batchable[place]
