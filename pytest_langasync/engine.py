@@ -62,12 +62,7 @@ class Engine:
         self.batcher = Batcher(
             self.store,
             suite=settings.rootdir.name,
-            policy=Policy(
-                poll_interval=settings.poll_interval,
-                first_poll=0.02 if settings.sandbox else min(1.0, settings.poll_interval),
-                max_retries=settings.max_retries,
-                adopt_since=settings.oldest(self.started_at),
-            ),
+            policy=_policy(settings, self.started_at),
             notify=notify,
             tick=tick,
             connect=self.hosts.connect,
@@ -379,3 +374,12 @@ class Engine:
         if self._changes:
             self.store.update_owner_state(self._changes)
             self._changes.clear()
+
+
+def _policy(settings: Settings, started_at: float) -> Policy:
+    return Policy(
+        poll_interval=settings.poll_interval,
+        first_poll=0.02 if settings.sandbox else min(1.0, settings.poll_interval),
+        max_retries=settings.max_retries,
+        adopt_since=settings.oldest(started_at),
+    )
