@@ -38,3 +38,14 @@ class CapacityError(ProviderError):
 
 class CacheError(LangasyncError):
     """The cache directory cannot be used: not writable, or written by a newer version."""
+
+
+class JobPendingError(LangasyncError):
+    """The results of a job were asked for before every input had one."""
+
+
+class NotReproducibleError(LangasyncError):
+    """A chain asked for something else than in its attempt before, so that it would pay for ever.
+
+    A batched chain runs once more for every wave, and has to ask the same each time.
+    """

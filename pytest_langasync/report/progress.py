@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-__all__ = ["Gathering", "Progress", "interrupted_lines"]
+__all__ = ["Gathering", "Progress", "interrupted_lines", "progress_on_stderr"]
 
 _PREFIX = "langasync: "
 
@@ -205,6 +207,15 @@ class Progress:
                 Text(one_line(job.id), no_wrap=True, overflow="ellipsis"),
             )
         return table
+
+
+def progress_on_stderr() -> Progress:
+    """Return a display on standard error, where no pytest owns the terminal."""
+
+    def write_line(line: str) -> None:
+        sys.stderr.write(line + "\n")
+
+    return Progress(write_line, live=sys.stderr.isatty(), clock=time.time, file=sys.stderr)
 
 
 def interrupted_lines(jobs: Iterable[Job]) -> list[str]:
