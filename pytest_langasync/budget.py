@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from pytest_langasync.exceptions import ConfigurationError
@@ -12,6 +12,13 @@ from pytest_langasync.pricing import Estimate, PriceBook
 from pytest_langasync.store import Store
 
 __all__ = ["Budget"]
+
+OUTPUT_LIMIT = {
+    "/chat/completions": "max_completion_tokens",
+    "/responses": "max_output_tokens",
+    "/messages": "max_tokens",
+}
+"""The parameter of each endpoint that limits the tokens of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +48,17 @@ class Budget:
         self._spent = Decimal(0)
         self._open: dict[str, _Commitment] = {}
 
-    def estimates(self, pendings: Iterable[Pending]) -> Iterator[tuple[Pending, Estimate]]:
-        """Yield what each missing call would cost."""
+    def estimates(
+        self, pendings: Iterable[Pending], *, output_tokens: int | None = None
+    ) -> Iterator[tuple[Pending, Estimate]]:
+        """Yield what each missing call would cost, with ``output_tokens`` in place of its own
+        output limit where given."""
         for pending in pendings:
-            yield pending, self._prices.estimate(self._request(pending))
+            request = self._request(pending)
+            limit = OUTPUT_LIMIT.get(pending.endpoint)
+            if output_tokens is not None and limit is not None:
+                request = replace(request, body={**request.body, limit: output_tokens})
+            yield pending, self._prices.estimate(request)
 
     def check(self, fresh: Sequence[Pending]) -> None:
         """Commit the calls of a wave, all of them still to be bought.

@@ -19,12 +19,24 @@ from pytest_langasync.runner import Runner, input_names
 
 __all__ = ["CostEstimate", "WrappedChain", "wrap_chain"]
 
+CONFIGURATION = (
+    "pytest.toml",
+    "pytest.ini",
+    ".pytest.ini",
+    "pyproject.toml",
+    "tox.ini",
+    "setup.cfg",
+)
+"""Files that mark the root of a run for pytest."""
+
 
 class CostEstimate(float):
-    """What a batch costs at most, in USD: nan where no price or no output limit is known.
+    """What a batch costs at most, in USD: nan where no price is known.
 
     A float; ``:.2f`` and arithmetic work. It covers the first wave: what the chain asks once it has
-    answers cannot be known before. Stored answers cost nothing and are not in it.
+    answers cannot be known before. Stored answers cost nothing and are not in it. Requests without
+    an output limit of their own count with their model's, which is far above what most answers
+    need: tell ``estimate_cost`` what to expect.
     """
 
     requests: int
@@ -118,8 +130,15 @@ class WrappedChain:
         await asyncio.to_thread(job.start)
         return job
 
-    def estimate_cost(self, inputs: Sequence[Any], config: Any = None) -> CostEstimate:
+    def estimate_cost(
+        self, inputs: Sequence[Any], config: Any = None, *, output_tokens: int | None = None
+    ) -> CostEstimate:
         """Return what ``submit_batch`` would cost at most; sends nothing.
+
+        Args:
+            inputs: what ``chain.invoke`` takes.
+            config: as in ``submit_batch``.
+            output_tokens: the length of an answer to reckon with, in place of the output limits.
 
         Raises:
             ConfigurationError: no inputs, or no key where the SDK insists on one.
@@ -137,7 +156,9 @@ class WrappedChain:
                     given = config[index] if isinstance(config, list) else config
                     outcome = runner.attempt(index, value, given, MarkerOptions())
                     missing |= {pending.key: pending for pending in outcome.missing}
-            estimates = runner.engine.budget.estimates(missing.values())
+            estimates = runner.engine.budget.estimates(
+                missing.values(), output_tokens=output_tokens
+            )
             return CostEstimate(add_estimates(estimate for _, estimate in estimates))
         finally:
             runner.close()
@@ -221,7 +242,8 @@ def wrap_chain(
 
     Args:
         chain: anything with ``invoke``, or a callable of one argument.
-        cache_dir: where answers and jobs are kept: the folder that the pytest plugin uses, too.
+        cache_dir: where answers and jobs are kept, below the project's root: the folder that the
+            pytest plugin uses, too.
         poll_interval: the longest pause between two looks at a job, in seconds.
         max_cost: refuse to send a wave when the job may cost more than this, in USD.
         sandbox: send to the embedded local provider: no key, no network, no cost.
@@ -237,10 +259,20 @@ def wrap_chain(
             f"wrap_chain takes a LangChain Runnable or a function, not {type(chain).__name__}"
         )
     settings = Settings(
-        rootdir=Path.cwd(), batch=True, cache_dir=str(cache_dir), poll_interval=poll_interval,
-        max_cost=max_cost, sandbox=sandbox, sandbox_latency=sandbox_latency,
+        rootdir=find_root(Path.cwd()), batch=True, cache_dir=str(cache_dir),
+        poll_interval=poll_interval, max_cost=max_cost, sandbox=sandbox,
+        sandbox_latency=sandbox_latency,
     )  # fmt: skip
     return WrappedChain(chain, settings, name=_name(chain), sandbox_reply=sandbox_reply)
+
+
+def find_root(start: Path) -> Path:
+    """Return the folder beside which the pytest runs of this project keep their cache: the nearest
+    one, going up, that has a configuration file of pytest's; else ``start``."""
+    for folder in (start, *start.parents):
+        if any((folder / name).is_file() for name in CONFIGURATION):
+            return folder
+    return start
 
 
 def _name(chain: Any) -> str:

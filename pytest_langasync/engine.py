@@ -265,7 +265,7 @@ class Engine:
 
     def without_batch_api(self, pendings: Iterable[Pending]) -> list[str]:
         """Return the base URLs among those of missing calls that have no batch API."""
-        return sorted({p.base_url for p in pendings if not self._has_batch_api(p)})
+        return sorted({p.base_url for p in pendings if not self.hosts.has_batch_api(p)})
 
     def wave(self, pendings: Iterable[Pending]) -> None:
         """Submit what is missing, or attach to the jobs where it is already under way.

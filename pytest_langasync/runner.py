@@ -30,9 +30,10 @@ _PASS = threading.Lock()
 """Patches are made for the whole process: one pass at a time."""
 
 _REMEDY = (
-    "the chain is not reproducible: it asked for something else than before, and left a bought "
-    "answer unused. Seed what is random, sort what is unordered, freeze the clock; or call it in "
-    "real time. Nothing more is bought for this input. The difference:\n"
+    "the chain is not reproducible: for the same input it asked for something else than before. "
+    "It runs once more for every wave, and must ask the same each time. Seed what is random, sort "
+    "what is unordered, freeze the clock; or call it in real time. Nothing more is bought for this "
+    "input. The difference:\n"
 )
 
 
@@ -62,6 +63,8 @@ def input_names(inputs: Sequence[Any], fallback: str) -> list[str]:
     names = []
     for index, value in enumerate(inputs):
         try:
+            if isinstance(value, Iterator):
+                raise TypeError("to read it would use it up")
             name = digest(to_jsonable_python(value))
         except (PydanticSerializationError, ValueError, TypeError):
             names.append(f"{fallback}[{index}]")
@@ -133,45 +136,99 @@ class Runner:
 
     def attempt(self, index: int, value: Any, config: Any, options: MarkerOptions) -> Outcome:
         """Run one input; call it inside ``catching``."""
-        owner = self.owners[index]
-        self._numbers[owner] += 1
-        engine, result, error = self.engine, None, None
-        with engine.attempt(
-            owner, self._numbers[owner], options, traced=not options.realtime
-        ) as attempt:
+        result, error = None, None
+        with self._attempting(index, options) as attempt:
             try:
                 result = self._call(attempt, value, config)
-            except KeyboardInterrupt:
-                raise
             except BaseException as exception:
-                if not attempt.parked and not isinstance(exception, Exception):
-                    raise
-                error = exception if isinstance(exception, Exception) else None
+                error = _kept(exception, attempt)
+        return self._conclude(attempt, result, error)
+
+    async def aattempt(
+        self, index: int, value: Any, config: Any, options: MarkerOptions
+    ) -> Outcome:
+        """``attempt`` in the running event loop."""
+        result, error = None, None
+        with self._attempting(index, options) as attempt:
+            try:
+                if hasattr(self.target, "ainvoke"):
+                    result = await self.target.ainvoke(value, config)
+                else:
+                    result = await self.target(value)
+            except BaseException as exception:
+                error = _kept(exception, attempt)
+        return self._conclude(attempt, result, error)
+
+    def _attempting(
+        self, index: int, options: MarkerOptions
+    ) -> contextlib.AbstractContextManager[Attempt]:
+        owner = self.owners[index]
+        self._numbers[owner] += 1
+        number = self._numbers[owner]
+        return self.engine.attempt(owner, number, options, traced=not options.realtime)
+
+    def _conclude(self, attempt: Attempt, result: Any, error: Exception | None) -> Outcome:
         if not attempt.parked:
-            engine.judge(attempt)
+            self.engine.judge(attempt)
             return Outcome(result, error)
         difference = attempt.difference()
-        if difference is not None and not engine.first_time(attempt, difference.owner):
-            engine.give_up(attempt)
-            text = masks.difference(difference.stored, difference.asked)
-            return Outcome(error=NotReproducibleError(_REMEDY + text))
-        engine.park(attempt)
+        if difference is not None:
+            self.engine.give_up(attempt)
+            return Outcome(error=_not_reproducible(difference.stored, difference.asked))
+        self.engine.park(attempt)
         return Outcome(missing=tuple(attempt.missing.values()), parked=True)
+
+    def check(self, index: int, value: Any, config: Any, first: Outcome) -> None:
+        """Run a parked input once more, before anything is bought for it.
+
+        Raises:
+            NotReproducibleError: it asks for something else than the first time.
+        """
+        again = self.attempt(index, value, config, MarkerOptions())
+        before = {p.key: self.engine.store.spooled(p.key) for p in first.missing}
+        after = {p.key: self.engine.store.spooled(p.key) for p in again.missing}
+        left = [body for key, body in before.items() if key not in after]
+        for asked in (body for key, body in after.items() if key not in before):
+            twin = next((b for b in left if masks.same_but_for_tokens(b, asked) is not None), None)
+            if twin is not None:
+                left.remove(twin)
+            elif left:
+                raise _not_reproducible(left[0], asked)
 
     def now(
         self, indices: Sequence[int], inputs: Sequence[Any], configs: Sequence[Any]
     ) -> dict[int, Outcome]:
         """Run these inputs in real time, as many at once as the config's ``max_concurrency``."""
         options = MarkerOptions(realtime=True)
-        contexts = [contextvars.copy_context() for _ in indices]
-
-        def one(index: int, context: contextvars.Context) -> Outcome:
-            return context.run(self.attempt, index, inputs[index], configs[index], options)
-
         limit = (configs[indices[0]] or {}).get("max_concurrency")
-        with self.catching(), ThreadPoolExecutor(limit) as pool:
-            outcomes = list(pool.map(one, indices, contexts))
+        with self.catching():
+            if self.asynchronous or inspect.iscoroutinefunction(self.target):
+                outcomes = asyncio.run(self._gather(indices, inputs, configs, options, limit))
+            else:
+                contexts = [contextvars.copy_context() for _ in indices]
+
+                def one(index: int, context: contextvars.Context) -> Outcome:
+                    return context.run(self.attempt, index, inputs[index], configs[index], options)
+
+                with ThreadPoolExecutor(limit) as pool:
+                    outcomes = list(pool.map(one, indices, contexts))
         return dict(zip(indices, outcomes, strict=True))
+
+    async def _gather(
+        self,
+        indices: Sequence[int],
+        inputs: Sequence[Any],
+        configs: Sequence[Any],
+        options: MarkerOptions,
+        limit: int | None,
+    ) -> list[Outcome]:
+        room = asyncio.Semaphore(limit or len(indices))
+
+        async def one(index: int) -> Outcome:
+            async with room:
+                return await self.aattempt(index, inputs[index], configs[index], options)
+
+        return list(await asyncio.gather(*map(one, indices)))
 
     def close(self) -> None:
         """Release connections; jobs go on at the provider."""
@@ -195,6 +252,19 @@ class Runner:
         result = _finish(target.ainvoke(value, config))
         self.asynchronous = True
         return result
+
+
+def _kept(exception: BaseException, attempt: Attempt) -> Exception | None:
+    """Return the error that an attempt ended with; what is no error of the chain's goes on."""
+    if isinstance(exception, Exception):
+        return exception
+    if isinstance(exception, KeyboardInterrupt) or not attempt.parked:
+        raise exception
+    return None
+
+
+def _not_reproducible(stored: Any, asked: Any) -> NotReproducibleError:
+    return NotReproducibleError(_REMEDY + masks.difference(stored, asked))
 
 
 def _finish(result: Any) -> Any:
