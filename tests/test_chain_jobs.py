@@ -150,7 +150,8 @@ def test_events_and_progress(provider: Sandbox, capsys: pytest.CaptureFixture[st
     kinds: list[str] = []
     job = wrapped().submit_batch(["a"], on_event=lambda event: kinds.append(event.kind))
     job.wait(progress=True)
-    assert kinds[:2] == ["uploading", "submitted"] and kinds[-1] == "collected"
+    assert kinds[0] == "gathered" and kinds[1:3] == ["uploading", "submitted"]
+    assert kinds[-1] == "collected"
     assert f"collected answers of {job.provider_jobs[0]}" in capsys.readouterr().err
 
 
