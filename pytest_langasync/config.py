@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pytest_langasync.exceptions import ConfigurationError
 
@@ -200,6 +201,18 @@ class Settings:
         if self.refresh:
             return now
         return 0.0 if self.max_age is None else now - self.max_age
+
+    def shown(self) -> dict[str, Any]:
+        """Return what differs from the defaults as JSON values, without any secret."""
+        default = Settings(self.rootdir)
+        names = (f.name for f in fields(self) if f.name != "rootdir")
+        values = {n: v for n in names if (v := getattr(self, n)) != getattr(default, n)}
+        if self.sandbox_url:
+            parts = urlsplit(self.sandbox_url)
+            values["sandbox_url"] = (
+                f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+            )
+        return values
 
     @property
     def cache(self) -> Path:

@@ -49,6 +49,7 @@ class Reporter:
         self.left = 0
         self._progress: Progress | None = None
         self._gathering: Gathering | None = None
+        self._session: pytest.Session | None = None
 
     @property
     def terminal(self) -> Any:
@@ -168,6 +169,7 @@ class Reporter:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Keep deferred tests for ``--lf``; never let a run with unjudged tests be green."""
         self.clear()
+        self._session = session
         lf = self.config.pluginmanager.get_plugin("lfplugin")
         for nodeid in self.deferred:
             if lf is not None and getattr(lf, "lastfailed", None) is not None:
@@ -188,6 +190,8 @@ class Reporter:
         """Write the summary, and the report file where one was asked for."""
         from pytest_langasync.report import terminal
 
+        if self._session is not None:  # what pytest hands over is older than our own status
+            exitstatus = int(self._session.exitstatus)
         write = terminalreporter.write_line
         verbose = self.config.get_verbosity() > 0
         summary = self.ledger.summary()
@@ -195,7 +199,8 @@ class Reporter:
         width = terminalreporter._tw.fullwidth
         lines = terminal.summary_lines(summary, verbose=verbose, width=width)
         if self.settings.estimate:
-            lines = [*terminal.estimate_lines(self._estimated()), *lines]
+            told = lines if summary.total.requests else []
+            lines = [*terminal.estimate_lines(self._estimated()), *told]
         for line in lines:
             terminalreporter.write_line(line.text, **line.markup)
         if self.settings.sandbox and lines:
@@ -257,6 +262,7 @@ class Reporter:
             tests={nodeid: {"outcome": outcome} for nodeid, outcome in verdicts.items()},
             exit_status=int(exitstatus),
             now=time.time(),
+            settings=self.settings.shown(),
             request_body=store.request_body,
             answer_body=lambda key: answer.body if (answer := store.answer(key)) else None,
         )

@@ -14,7 +14,7 @@ from _pytest.outcomes import Skipped
 from pytest_langasync.config import Settings
 from pytest_langasync.engine import Engine
 from pytest_langasync.exceptions import CacheError, ConfigurationError, ProviderError
-from pytest_langasync.models import Pending
+from pytest_langasync.models import JobState, Pending
 from pytest_langasync.reporter import Reporter
 from pytest_langasync.reports import report_outcome
 
@@ -118,10 +118,10 @@ class Waves:
                     "give the job's ID instead"
                 )
             job_id = jobs[-1].id
-        if self.engine.store.job(job_id) is not None:
-            return False
-        self.engine.attach(job_id, self._missing())
-        return True
+        known = self.engine.store.job(job_id)
+        if known is None or known.state is JobState.RUNNING:
+            self.engine.attach(job_id, self._missing())
+        return known is None
 
     def _missing(self) -> list[Pending]:
         found: dict[str, Pending] = {}

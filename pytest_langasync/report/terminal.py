@@ -166,7 +166,9 @@ def _table(summary: Summary, width: int) -> list[str]:
         for row in shown
     ]
     rows = [head, *body]
-    if _narrowest(rows) > width:
+    if not summary.total.requests:
+        rows = [row[: 2 + len(counts)] for row in rows]  # nothing has a price yet
+    elif _narrowest(rows) > width:
         rows = [row[:-2] for row in rows]  # the last line tells what was saved
     return _aligned(rows, width) if shown else []
 
