@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol, TextIO
 
 from pytest_langasync.ledger import Summary
+from pytest_langasync.report.text import money
 
 __all__ = ["CostMonitor", "active_monitors"]
 
@@ -152,4 +153,4 @@ class CostMonitor:
 
 
 def _usd(amount: float) -> str:
-    return f"${amount:,.2f}" if amount >= 0.1 or not amount else f"${amount:.3g}"
+    return f"${amount:,.2f}" if amount >= 0.1 else money(Decimal(str(amount)))
