@@ -121,6 +121,7 @@ class Reporter:
     def finish(self, engine: Engine) -> None:
         """Take over the engine's books; an xdist worker sends them to the controller."""
         engine.settle_books()
+        self.troubles += engine.store.problems
         if not hasattr(self.config, "workeroutput"):
             self.ledger.merge(engine.ledger.as_dict())
             return
@@ -189,6 +190,7 @@ class Reporter:
     def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:
         """Write the summary, and the report file where one was asked for."""
         from pytest_langasync.report import terminal
+        from pytest_langasync.report.text import escape
 
         if self._session is not None:  # what pytest hands over is older than our own status
             exitstatus = int(self._session.exitstatus)
@@ -206,10 +208,13 @@ class Reporter:
         if self.settings.sandbox and lines:
             write("sandbox: nothing was paid; the sums are what a real run would have cost")
         for note in self._notes(exitstatus):
-            write(note, yellow=True)
+            write(escape(note), yellow=True)
         if self.settings.report:
-            self._write_report(exitstatus)
-            write(f"report written to {self.settings.report}")
+            try:
+                self._write_report(exitstatus)
+                write(f"report written to {self.settings.report}")
+            except OSError as error:
+                write(f"--langasync-report: cannot write {self.settings.report}: {error}", red=True)
 
     def _estimated(self) -> dict[tuple[str, str], Estimate]:
         from pytest_langasync.pricing import add_estimates

@@ -152,6 +152,17 @@ class TestCache:
         answer = next((root / "jobs").glob("batch_*/results.jsonl")).read_text()
         assert "Sandbox answer to" in answer
 
+    def test_damage_is_named_and_repaired(self, suite: Suite, provider: Sandbox) -> None:
+        """What the disk lost is asked for again where the provider still has it: not bought."""
+        suite.write(ONE_STEP + CLAUDE)
+        suite.plain(*BATCH)
+        for path in (suite.path / ".langasync/jobs").glob("*/results.jsonl"):
+            path.write_text(path.read_text()[:-30])
+        result = suite.plain(*BATCH)
+        assert result.ret == 0 and len(provider.ledger()) == 2
+        assert len([one for one in result.outlines if "results.jsonl: 1 damaged line" in one]) == 2
+        assert "damaged" not in output(suite.plain(*BATCH))
+
     def test_no_key_on_disk(
         self, suite: Suite, provider: Sandbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:

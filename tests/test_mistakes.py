@@ -189,3 +189,13 @@ def test_the_sandbox_without_its_extra(suite: Suite) -> None:
     assert done.returncode == 4, done.stdout + done.stderr
     assert "--langasync-sandbox needs its extra: pip install" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_report_that_cannot_be_written(suite: Suite) -> None:
+    """The run is judged all the same."""
+    (suite.path / "run.json").mkdir()
+    suite.write(ONE_STEP)
+    result = suite.run("--langasync-report=run.json")
+    assert result.ret == 0 and verdict(result) == {"passed": 1}
+    (line,) = [one for one in result.outlines if one.startswith("--langasync-report: ")]
+    assert "cannot write run.json: " in line and "Traceback" not in output(result)

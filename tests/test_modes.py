@@ -89,6 +89,16 @@ class TestOffline:
         )
         assert provider.requests()["POST /v1/batches"] == 1
 
+    def test_what_is_shown_cannot_control_the_terminal(
+        self, suite: Suite, provider: Sandbox, request: pytest.FixtureRequest
+    ) -> None:
+        suite.write(ONE_STEP.replace("Spain?", "Spain\\x1b]0;owned\\x07?"))
+        suite.plain(*BATCH)
+        suite.write(ONE_STEP)
+        request.getfixturevalue("unplugged")
+        text = output(suite.plain("--langasync-offline"))
+        assert "Spain" in text and "\x1b]0" not in text and "\x07" not in text
+
     def test_an_empty_cache(self, suite: Suite, unplugged: None) -> None:
         suite.write(ONE_STEP)
         result = suite.plain("--langasync-offline")
