@@ -197,6 +197,7 @@ class Reporter:
         write = terminalreporter.write_line
         verbose = self.config.get_verbosity() > 0
         summary = self.ledger.summary()
+        terminalreporter.ensure_newline()
         terminalreporter.section("langasync", sep="-", bold=True)
         width = terminalreporter._tw.fullwidth
         lines = terminal.summary_lines(summary, verbose=verbose, width=width)

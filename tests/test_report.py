@@ -214,6 +214,8 @@ def test_summary_ends_with_what_was_saved() -> None:
     assert lines[-1].markup == {"bold": True, "green": True}
     head = ["provider", "model", "batch", "in", "out", "list", "paid"]
     assert lines[0].text.split() == [*head, "saved"]
+    middle = texts(summary_lines(a_summary(a_row()), width=70))
+    assert middle[0].split()[-1] == "saved" and middle[1].endswith("$0.0123   50 %")
     narrow = summary_lines(a_summary(a_row()), width=50)
     assert narrow[0].text.split() == head, "a narrow terminal leaves it to the last line"
     assert lines[1].text.split() == (

@@ -168,8 +168,10 @@ def _table(summary: Summary, width: int) -> list[str]:
     rows = [head, *body]
     if not summary.total.requests:
         rows = [row[: 2 + len(counts)] for row in rows]  # nothing has a price yet
-    elif _narrowest(rows) > width:
-        rows = [row[:-2] for row in rows]  # the last line tells what was saved
+    else:
+        percent = [head[:-1], *([*row[:-2], row[-1]] for row in body)]
+        fitting = (one for one in (rows, percent) if _narrowest(one) <= width)
+        rows = next(fitting, [row[:-2] for row in rows])  # the last line tells what was saved
     return _aligned(rows, width) if shown else []
 
 
