@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -77,7 +78,7 @@ class Submitter:
         self._sleep = sleep
         self._watch = watch
         self._clients: dict[tuple[str, str, str, Headers], Client] = {}
-        self._searched: set[tuple[str, str, str]] = set()
+        self._recent: dict[tuple[str, str, str], list[Found]] = {}
 
     def client(
         self, name: str, base_url: str, credentials: Credentials, headers: Headers
@@ -285,22 +286,38 @@ class Submitter:
         return [ask for ask in asks if ask.pending.key not in failed]
 
     def _search_suite(self, pending: Pending, keys: set[str]) -> None:
-        """With a cache that knows no job of this place, look for this suite's recent ones."""
-        p, place = pending, (pending.provider, pending.base_url, pending.credentials.account)
-        known = any((j.provider, j.base_url) == place[:2] for j in self._store.jobs())
-        if known or not self._suite or place in self._searched or self._store.intents():
-            return
+        """Look for wanted requests in this suite's recent jobs, where the cache knew none of them.
+
+        Each wave looks again: an answer may lead to requests that were bought long ago.
+        """
+        p, wanted = pending, {key for key in keys if self._store.in_flight(key) is None}
         client = self.client(p.provider, p.base_url, p.credentials, p.headers)
-        left, oldest = SUITE_JOBS, self._policy.adopt_since
-        for found in client.find(max(self._clock() - KEPT, oldest)):
-            if found.created_at < oldest:  # the provider counts in whole seconds
-                continue
-            if left and found.suite == self._suite and found.nonce:
-                left -= 1
-                ids = client.input_ids(found.job_id)
-                if ids and any(split_custom_id(custom_id)[1] in keys for custom_id in ids):
-                    self._store.adopt(_job_of(found, p.provider, p.base_url, p.headers), ids)
-        self._searched.add(place)
+        adopted: list[tuple[Found, frozenset[str]]] = []
+        for found in self._suite_jobs(pending, client):
+            if not wanted:
+                break
+            ids = None if self._store.job(found.job_id) else client.input_ids(found.job_id)
+            held = {split_custom_id(custom_id)[1] for custom_id in ids or ()}
+            if ids and held & wanted:
+                wanted -= held
+                adopted.append((found, ids))
+        for found, ids in reversed(adopted):  # of two jobs with a request the newest counts
+            self._store.adopt(_job_of(found, p.provider, p.base_url, p.headers), ids)
+
+    def _suite_jobs(self, pending: Pending, client: Client) -> list[Found]:
+        """Return this suite's recent jobs, newest first; none where the cache knows any job."""
+        p = pending
+        place = (p.provider, p.base_url, p.credentials.account)
+        if place not in self._recent:
+            known = any((j.provider, j.base_url) == place[:2] for j in self._store.jobs())
+            if known or not self._suite or self._store.intents():
+                return []
+            oldest = self._policy.adopt_since  # the provider counts in whole seconds
+            listed = client.find(max(self._clock() - KEPT, oldest))
+            ours = (f for f in listed if f.suite == self._suite and f.nonce)
+            recent = itertools.islice(ours, SUITE_JOBS)
+            self._recent[place] = [f for f in recent if f.created_at >= oldest]
+        return self._recent[place]
 
     def adopt(
         self, job_id: str, name: str, base_url: str, credentials: Credentials, endpoint: str
