@@ -25,7 +25,7 @@ def test_quick_start_begins_with_the_two_commands() -> None:
     examples, tests = re.findall(r"```bash\n(.*?)\n```", section, re.DOTALL)[:2]
     assert "\n" not in examples + tests
     assert examples.endswith("pytest examples --langasync-sandbox")
-    assert tests.endswith("pytest tests")
+    assert tests.endswith("pytest tests -n auto")
 
 
 def test_every_option_is_described_and_no_other() -> None:
