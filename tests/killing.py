@@ -2,8 +2,8 @@
 
 Started once, it imports the SDKs, and then forks a child for each run, which saves it the imports.
 Reads one JSON object a line: ``directory``, ``arguments``, ``kill_at`` (the step to die at; 0 for
-none), ``log``. Writes one a line: ``status`` (of the child) and ``names`` (of the steps that it came
-past, where it was not killed).
+none), ``log``. Writes one a line: ``status`` (of the child) and ``names`` (of the steps that it
+came past, where it was not killed).
 
 A step is the moment before, or after, a durable change of a file (fsync, rename, removal) or an
 HTTP exchange. All of them are found by wrapping the functions of the standard library and of the
@@ -60,12 +60,17 @@ def in_cache(*args: Any) -> bool:
 def warm_up() -> None:
     """Import and use once what every run needs."""
     import anthropic
+    import genai_prices.data
+    import httpx
     import openai
+    import rich.live
+    import tenacity
     from genai_prices import data_snapshot
 
     import pytest_langasync.session
 
-    assert pytest_langasync.session and data_snapshot
+    assert pytest_langasync.session and data_snapshot and genai_prices.data
+    assert httpx and rich.live and tenacity
     with openai.OpenAI() as client:
         message: Any = [{"role": "user", "content": "warm"}]
         client.chat.completions.create(model="gpt-4o-mini", messages=message)
@@ -85,6 +90,7 @@ def run(order: dict[str, Any]) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(order["directory"])
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # other plugins import for seconds
     steps = Steps(order["kill_at"])
     for name in CHANGES:
         steps.wrap(os, name, in_cache)

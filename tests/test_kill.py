@@ -107,8 +107,8 @@ def a_suite(tmp_path: Path, name: str) -> Path:
 
 
 OPTIONS = (
-    "--langasync-batch", "--langasync-poll-interval=0.02", "-q", "-p", "no:randomly",
-    "-p", "no:cacheprovider", "--tb=line",
+    "-p", "pytest_langasync.plugin", "-p", "no:cacheprovider", "--assert=plain", "--tb=line", "-q",
+    "--langasync-batch", "--langasync-poll-interval=0.02",
 )  # fmt: skip
 
 
