@@ -38,7 +38,8 @@ _EPOCH = r"(?:1[5-9]|2[01])\d{8}(?:\d{3}|\d{6}|\d{9}|\.\d+)?"
 _UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
 _KINDS = {
-    "path": r"pytest-of-[^/\\\s\"'<>]+[/\\]+pytest-\d+(?:[/\\]+[\w.\-]*\d)?(?![\w.\-])",
+    "path": r"pytest-of-[^/\\\s\"'<>]+[/\\]+pytest-\d+(?:[/\\]+popen-gw\d+)?"
+    r"(?:[/\\]+[\w.\-]*\d)?(?![\w.\-])",
     "uuid": _UUID,
     "iso": rf"{_YEAR}-{_MONTH}-{_DAY}[T ]{_CLOCK}",
     "compact": rf"{_YEAR}{_MONTH}{_DAY}[T_-]{_HOUR}{_SIXTY}{_SIXTY}(?:\.\d+)?Z?",
