@@ -17,6 +17,13 @@ NONCE_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 NONCE_LENGTH = 12
 LISTED = 1000
 """How many batches of a provider's list are looked at before giving up."""
+WORDS = {
+    429: "rate limit",
+    500: "server error",
+    503: "cancelled or unavailable",
+    504: "expired or timed out",
+    529: "overloaded",
+}
 SKEW = 300.0
 """How far the provider's clock may differ from ours, in seconds."""
 
@@ -159,3 +166,8 @@ def error_body(provider: str, status: int, code: str, message: str) -> dict[str,
         return {"type": "error", "error": error, "request_id": None}
     kind = "invalid_request_error" if status < 500 else "server_error"
     return {"error": {"message": message, "type": kind, "param": None, "code": code or None}}
+
+
+def why_again(status: int) -> str:
+    """Say in words why a request that failed for no fault of its own is sent again."""
+    return f"{WORDS.get(status, 'failed')} ({status})"

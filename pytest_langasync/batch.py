@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from pytest_langasync._plan import Ask, Policy, error_body
+from pytest_langasync._plan import Ask, Policy, error_body, why_again
 from pytest_langasync._poll import Polled, Poller, Watch
 from pytest_langasync._submit import Connect, Submitter, connect_to
 from pytest_langasync.exceptions import (
@@ -293,7 +293,7 @@ class Batcher:
     def _why_again(self, key: str, finished: Finished) -> str:
         """Return the reason to send a request again, or an empty string."""
         if key in finished.retryable:
-            return str(finished.retryable[key])
+            return why_again(finished.retryable[key])
         entry = self._store.peek(key)
         if key in finished.missing or entry is None:
             return "gone" if finished.job.word == "gone" else "missing"

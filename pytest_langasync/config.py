@@ -101,14 +101,14 @@ OPTIONS: tuple[Option, ...] = (
     Option("resume", "attach to this job (or the last one) and go on", "JOB_ID|last"),
     Option("offline", "answer from the cache alone: no network, no key"),
     Option("realtime", "send now, at list price, but record, price and cache"),
-    Option("refresh", "buy new answers for every selected test"),
+    Option("refresh", "buy new answers for every selected test; continues until all are judged"),
     Option(
         "max_age", "buy new answers for those bought longer ago", "DURATION", duration, ini=True
     ),
     Option("estimate", "print requests, tokens and prices of the first wave; send nothing"),
     Option(
         "max_cost",
-        "refuse to submit when the estimate's upper bound exceeds this",
+        "send nothing more when what was paid and may come next exceed this",
         "USD",
         _positive,
         ini=True,

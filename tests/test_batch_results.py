@@ -136,7 +136,9 @@ class TestWaiting:
 
 class TestRetries:
     @pytest.mark.parametrize(
-        ("bad", "reason"), [(OVERLOADED, "529"), (None, "missing")], ids=["overloaded", "missing"]
+        ("bad", "reason"),
+        [(OVERLOADED, "overloaded (529)"), (None, "missing")],
+        ids=["overloaded", "missing"],
     )
     def test_what_was_not_at_fault_is_sent_again(
         self, world: World, bad: Row | None, reason: str

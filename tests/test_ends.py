@@ -53,6 +53,10 @@ class TestEnds:
         assert verdict(result) == {k: v for k, v in counts.items() if v}
         paid = [row for row in provider.ledger() if row["status"] == 200]
         assert len({str(row["body"]) for row in paid}) == len(paid), "nothing is bought twice"
+        if words := {"expired": "expired or timed out", "cancelled": "cancelled or un"}.get(
+            fault.get("end", "")
+        ):
+            result.stdout.fnmatch_lines([f"langasync: retrying *: * sent again: {words}* (50?)"])
         provider.set_faults({})
         assert verdict(suite.plain(*BATCH)) == {"passed": 4}
 
@@ -119,6 +123,35 @@ def test_claude(model, beta):
         betas = {row["headers"].get("anthropic-beta", "") for row in provider.ledger()}
         assert betas == {"", "context-1m-2025-08-07"}
         assert provider.requests()["POST /v1/batches"] == 5
+
+    def test_the_batch_is_charged_to_whom_the_call_named(
+        self, suite: Suite, provider: Sandbox
+    ) -> None:
+        """Organisation, project, a gateway's own headers and betas go with the batch."""
+        suite.write(
+            """
+import anthropic, openai
+MESSAGE = [{"role": "user", "content": "hi"}]
+GATEWAY = {"x-gateway-team": "evals"}
+
+@pytest.mark.langasync
+def test_openai():
+    client = openai.OpenAI(organization="org-one", project="proj-two", default_headers=GATEWAY)
+    client.chat.completions.create(model="gpt-4o", messages=MESSAGE)
+
+@pytest.mark.langasync
+def test_claude():
+    client = anthropic.Anthropic(default_headers=GATEWAY)
+    client.beta.messages.create(model="claude-opus-4-5", max_tokens=9, messages=MESSAGE,
+        betas=["context-1m-2025-08-07"])
+"""
+        )
+        assert suite.plain(*BATCH).ret == 0
+        seen = {row["provider"]: row["headers"] for row in provider.ledger()}
+        assert seen["openai"]["openai-organization"] == "org-one"
+        assert seen["openai"]["openai-project"] == "proj-two"
+        assert "context-1m-2025-08-07" in seen["anthropic"]["anthropic-beta"]
+        assert {headers["x-gateway-team"] for headers in seen.values()} == {"evals"}
 
     def test_split_at_the_limits(
         self, suite: Suite, provider: Sandbox, monkeypatch: pytest.MonkeyPatch

@@ -94,8 +94,12 @@ class TestKeys:
         suite.write(
             "import openai\n@pytest.mark.langasync\ndef test_it():\n"
             "    with pytest.raises(openai.OpenAIError): openai.OpenAI()\n"
+            "@pytest.mark.langasync\ndef test_other():\n"
+            "    try: openai.OpenAI()\n"
+            "    except openai.OpenAIError: assert 0, 'handled, then failed'\n"
         )
-        assert suite.plain(*BATCH).ret == 0
+        result = suite.plain(*BATCH)
+        assert result.ret == 1 and verdict(result) == {"passed": 1, "failed": 1}
 
     @pytest.mark.parametrize(
         ("source", "path", "name"),
