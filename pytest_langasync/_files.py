@@ -198,6 +198,14 @@ def read_line(path: Path, offset: int, length: int) -> tuple[dict[str, Any], Any
     return (json.loads(parts[0]), json.loads(parts[1])) if parts else None
 
 
+def rows(path: Path) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Yield (head, body) of every whole line."""
+    for line in scan(path):
+        row = read_line(path, line.offset, line.length) if line else None
+        if row is not None:
+            yield row
+
+
 def raw_line(path: Path, line: Line) -> bytes:
     """Return the bytes of a scanned line."""
     with path.open("rb") as file:

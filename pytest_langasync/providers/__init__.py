@@ -123,6 +123,9 @@ class Provider(Protocol):
     key_variables: Mapping[str, str]
     """Environment variables its SDK reads the key from, each with a placeholder."""
 
+    def key_headers(self, key: str) -> Mapping[str, str]:
+        """Return the headers by which this key lets a request in."""
+
     def lacks_key(self, error: BaseException) -> bool:
         """Return whether this is the SDK's complaint that it was given no key."""
 

@@ -64,6 +64,10 @@ class Anthropic:
     def __init__(self, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
 
+    def key_headers(self, key: str) -> Mapping[str, str]:
+        """Return the headers by which this key lets a request in."""
+        return {"x-api-key": key, "anthropic-version": "2023-06-01"}
+
     def lacks_key(self, error: BaseException) -> bool:
         """Return whether this is the SDK's complaint that it was given no key."""
         return isinstance(error, TypeError) and "resolve authentication method" in str(error)

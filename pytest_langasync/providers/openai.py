@@ -54,6 +54,10 @@ class OpenAI:
     def __init__(self, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
 
+    def key_headers(self, key: str) -> Mapping[str, str]:
+        """Return the headers by which this key lets a request in."""
+        return {"authorization": f"Bearer {key}"}
+
     def lacks_key(self, error: BaseException) -> bool:
         """Return whether this is the SDK's complaint that it was given no key."""
         ours = type(error).__name__ == "OpenAIError"

@@ -1,0 +1,127 @@
+"""``python -m pytest_langasync``: what it shows, cancels, removes and finds."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Suite
+from test_defer import BATCH, CLAUDE, ONE_STEP, end_jobs
+
+from pytest_langasync.cli import main
+from pytest_langasync.models import JobState
+from pytest_langasync.sandbox import Sandbox
+from pytest_langasync.store import Store
+
+
+def command(suite: Suite, *arguments: str) -> tuple[int, str]:
+    """Run one command on the suite's cache; return its status and what it wrote."""
+    out = io.StringIO()
+    cache = suite.path / ".langasync"
+    status = main(["--cache-dir", str(cache), *arguments], out)
+    return status, out.getvalue()
+
+
+def test_jobs_and_show(suite: Suite, provider: Sandbox) -> None:
+    assert command(suite, "jobs") == (0, f"no jobs in {suite.path / '.langasync'}\n")
+    suite.write(ONE_STEP + CLAUDE + ONE_STEP.replace("test_plain", "test_bad").replace(
+        "What is", "[[status:400]] What is"))  # fmt: skip
+    suite.plain(*BATCH)
+    suite.plain(*BATCH, "--langasync-refresh")
+    status, text = command(suite, "jobs")
+    lines = text.splitlines()
+    assert status == 0 and len(lines) == 5 and lines[0].split()[:3] == ["job", "age", "provider"]
+    gpt = next(line for line in lines if "gpt-4o-mini" in line)
+    assert gpt.split()[4:8] == ["completed", "2", "1", "1"] and gpt.split()[-1].startswith("$0.0")
+    assert next(line.split()[-1] for line in lines if "gpt" in line) != "$0.00", (
+        "refreshed, yet paid"
+    )
+    status, text = command(suite, "show", lines[-1].split()[0])
+    assert (
+        status == 0 and "asked     " in text and "answered  " in text and "Sandbox answer" in text
+    )
+
+
+def test_nothing_controls_the_terminal(suite: Suite, provider: Sandbox) -> None:
+    suite.write("@pytest.mark.langasync\ndef test_it(): ask('\\x1b[2J evil \\x1b]0;title\\x07')\n")
+    suite.plain(*BATCH)
+    job = command(suite, "jobs")[1].splitlines()[1].split()[0]
+    text = command(suite, "show", job)[1]
+    assert "evil" in text and "\x1b" not in text and "\x07" not in text
+
+
+def test_cancel(suite: Suite, provider: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite.write(ONE_STEP)
+    provider.set_faults({"batch": [{"latency": 3600}]})
+    suite.plain(*BATCH, "--langasync-timeout=0")
+    _status, text = command(suite, "jobs")
+    job = text.splitlines()[1].split()[0]
+    assert f"--langasync-resume={job}" in text
+    assert f"{job}: in_progress 0/1" in command(suite, "doctor")[1]
+    assert "is being cancelled" in command(suite, "cancel", job)[1]
+    end_jobs(provider)
+    provider.set_faults({})
+    assert suite.plain(*BATCH).ret == 0
+    assert "has ended already" in command(suite, "cancel", job)[1]
+    assert len(provider.ledger()) == 1
+    monkeypatch.delenv("OPENAI_API_KEY")
+    provider.set_faults({"batch": [{"latency": 3600}]})
+
+
+def test_prune(suite: Suite, provider: Sandbox) -> None:
+    suite.write(ONE_STEP + CLAUDE)
+    suite.plain(*BATCH)
+    assert command(suite, "prune", "--older-than", "1h") == (
+        0,
+        "removed 0 jobs and their answers\n",
+    )
+    provider.set_faults({"batch": [{"latency": 3600}]})
+    suite.write(ONE_STEP.replace("Spain", "Italy"), "test_more")
+    suite.plain(*BATCH, "--langasync-timeout=0")
+    _status, text = command(suite, "prune", "--older-than", "0")
+    assert text == "removed 2 jobs and their answers\nkept 1 that still run\n"
+    left = Store(suite.path / ".langasync")
+    left.open()
+    assert [job.state for job in left.jobs()] == [JobState.RUNNING]
+
+
+def test_doctor_and_a_submission_in_doubt(suite: Suite, provider: Sandbox) -> None:
+    suite.write(ONE_STEP)
+    assert command(suite, "doctor")[0] == 0
+    provider.set_faults({"http": [{"path": "POST /v1/batches", "status": 500, "after": True},
+                                  {"path": "GET /v1/batches*", "nth": 3, "status": 500,
+                                   "count": 0}]})  # fmt: skip
+    suite.plain(*BATCH, "--langasync-timeout=0")
+    store = Store(suite.path / ".langasync")
+    store.open()
+    (intent,) = store.intents()
+    status, text = command(suite, "doctor")
+    assert status == 1 and f"doctor --forget {intent.nonce}" in text
+    assert command(suite, "doctor", "--forget", "nothing")[0] == 2
+    assert command(suite, "doctor", "--forget", intent.nonce)[0] == 0
+    store.open()
+    assert not store.intents() and command(suite, "doctor")[1].endswith("all is well\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["show", "batch_nothing"], "there is no job 'batch_nothing'"),
+        (["prune", "--older-than", "soon"], "'soon' is not a duration"),
+    ],
+)
+def test_mistakes(
+    suite: Suite, arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(suite, *arguments)[0] == 2
+    assert text in capsys.readouterr().err
+
+
+def test_as_a_program(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_langasync", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "doctor" in done.stdout
