@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -48,17 +48,18 @@ class Engine:
         parked_type: type[BaseException],
         sandbox_reply: Callable[[Any], Any] | None = None,
         started_at: float | None = None,
+        local_url: str = "",
         **replaying: Any,
     ) -> None:
-        """``started_at`` is now unless given (seconds since the epoch); the keywords that are left
-        go to ``Replay``."""
+        """``started_at`` is now unless given (seconds since the epoch). ``local_url`` is the base
+        URL of a sandbox that runs already. The keywords that are left go to ``Replay``."""
         self.settings = settings
         self.started_at = time.time() if started_at is None else started_at
         self._replaying = replaying
         self.prices = PriceBook()
         self.ledger = Ledger(self.started_at, self.prices)
         self.store = Store(settings.cache)
-        self.hosts = Hosts()
+        self.hosts = Hosts(local_url)
         self.batcher = Batcher(
             self.store,
             suite=settings.rootdir.name,
@@ -75,6 +76,8 @@ class Engine:
         self.budget = Budget(
             self.store, self.prices, limit=settings.max_cost, started_at=self.started_at
         )
+        self.allow: Callable[[str, Request], None] = self.budget.check_now
+        """Asked before a call goes out in real time; another process may keep the budget."""
         self.refused = ""
         """Why nothing more may be sent in this run, once something stands in the way."""
         self._lacking: set[str] = set()
@@ -117,9 +120,9 @@ class Engine:
             may_send=self._may_send,
             **self._replaying,
         )
-        if settings.sandbox:
+        if settings.sandbox and not self.hosts.local_url:
             self.hosts.start_sandbox(settings, self._reply_hook)
-            self._desk.local_url = self.hosts.local_url
+        self._desk.local_url = self.hosts.local_url
         if settings.sandbox or settings.offline:
             self._placeholders = providers.set_placeholder_keys()
 
@@ -261,11 +264,16 @@ class Engine:
                 owner = stored.owner if stored.owner in tests else UNUSED
                 self.ledger.unused(owner, key, request, answer)
 
-    # ---- waves
+    def books(self) -> dict[str, Any]:
+        """Return this process's part of the books as JSON values: what ``absorb`` takes."""
+        return {"ledger": self.ledger.as_dict(), "used": sorted(self._used)}
 
-    def without_batch_api(self, pendings: Iterable[Pending]) -> list[str]:
-        """Return the base URLs among those of missing calls that have no batch API."""
-        return sorted({p.base_url for p in pendings if not self.hosts.has_batch_api(p)})
+    def absorb(self, books: Mapping[str, Any]) -> None:
+        """Enter another process's books here."""
+        self.ledger.merge(books["ledger"])
+        self._used.update(books["used"])
+
+    # ---- waves
 
     def wave(self, pendings: Iterable[Pending]) -> None:
         """Submit what is missing, or attach to the jobs where it is already under way.
@@ -277,14 +285,13 @@ class Engine:
         if self.refused:
             raise ConfigurationError(self.refused)
         batchable = [p for p in pendings if self._has_batch_api(p)]
-        for pending in batchable:
-            self.replay.effort[pending.owner].add(pending.key)
         self.budget.check([p for p in batchable if not self._paid_for(p)])
-        owners = {pending.owner for pending in batchable}
-        self._note_waiting(owners)
-        if batchable:
+        changes = self._note_waiting(batchable)
+        if changes:  # written down before it is bought
+            self.replay.renewal.begin()
+            self.store.update_owner_state(changes)
             self._waves += 1
-            tests = f"{len(owners):,} test{'' if len(owners) == 1 else 's'}"
+            tests = f"{len(changes):,} test{'' if len(changes) == 1 else 's'}"
             where = f"wave {self._waves}, {tests}"
             self._notify(Event("gathered", requests=len(batchable), message=where))
             self.batcher.submit(batchable, valid=self._still_counts(batchable))
@@ -302,7 +309,7 @@ class Engine:
         """Whether a call may go out in real time: the cost guard covers these, too."""
         if not self.refused:
             try:
-                self.budget.check_now(call.key, call.request)
+                self.allow(call.key, call.request)
             except ConfigurationError as error:
                 self.refused = str(error)
         return not self.refused
@@ -354,17 +361,23 @@ class Engine:
 
     # ---- what outlives the run
 
-    def _note_waiting(self, owners: set[str]) -> None:
-        """Write down what is being bought for whom, before it is bought."""
-        if not owners:
-            return
-        self.replay.renewal.begin()
+    def _note_waiting(self, pendings: Iterable[Pending]) -> dict[str, dict[str, Any] | None]:
+        """Note what is bought for whom; return what to write down about it."""
         changes: dict[str, dict[str, Any] | None] = {}
-        for owner in owners:
+        pendings, effort = list(pendings), self.replay.effort
+        for pending in pendings:
+            effort[pending.owner].add(pending.key)
+        for owner in {pending.owner for pending in pendings}:
             entry = {**self.replay.state.get(owner, {}), **self.replay.renewal.waiting(owner)}
-            entry["waiting"] = sorted(self.replay.effort[owner])
+            entry["waiting"] = sorted(effort[owner])
             changes[owner] = self.replay.state[owner] = entry
-        self.store.update_owner_state(changes)
+        return changes
+
+    def bought(self, pendings: Iterable[Pending], realtime_bases: Iterable[str]) -> None:
+        """Take note of a wave that another process bought for this one's tests."""
+        self.replay.realtime_bases.update(realtime_bases)
+        self._note_waiting(p for p in pendings if p.base_url not in self.replay.realtime_bases)
+        self.store.refresh()
 
     def save(self) -> None:
         """Write down whose errors have served and who is no longer waiting."""

@@ -16,8 +16,8 @@ __all__ = ["Hosts"]
 class Hosts:
     """The servers of one run. With a sandbox nothing leaves this machine."""
 
-    def __init__(self) -> None:
-        self.local_url = ""
+    def __init__(self, local_url: str = "") -> None:
+        self.local_url = local_url
         """Base URL of the embedded sandbox, or empty."""
         self._sandbox: Any = None
         self._batchable: dict[tuple[str, str], bool] = {}

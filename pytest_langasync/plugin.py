@@ -77,7 +77,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(reporter, "langasync-reporter")
     worker = hasattr(config, "workerinput")
     distributed = getattr(config.option, "dist", "no") != "no" and not worker
-    if not distributed and not config.option.collectonly:
+    if distributed and not config.option.collectonly:
+        from pytest_langasync.distribution import Distribution
+
+        distribution = Distribution(config, settings, reporter)
+        config.pluginmanager.register(distribution, "langasync-distribution")
+    elif not config.option.collectonly:
         from pytest_langasync.session import BatchSession
 
         config.pluginmanager.register(BatchSession(config, settings, reporter), "langasync-session")

@@ -6,9 +6,8 @@ controller. Strings come from ``report/``; this module only carries them to pyte
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,8 @@ __all__ = ["EX_TEMPFAIL", "Reporter"]
 
 EX_TEMPFAIL = 75
 """Exit status when nothing failed but tests are still waiting (``sysexits.h``: try again later)."""
-OUTPUT = "langasync"
+INVITATION = "langasync"
+"""Where an xdist worker finds what it needs to know about the process that buys for it."""
 
 
 class Reporter:
@@ -38,7 +38,8 @@ class Reporter:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config = config
         self.settings = settings
-        self.started_at = time.time()
+        invitation = getattr(config, "workerinput", {}).get(INVITATION)
+        self.started_at: float = invitation["started_at"] if invitation else time.time()
         self.ledger = Ledger(self.started_at, PriceBook())
         self.deferred: dict[str, str] = {}
         self.verdicts: dict[str, str] = {}
@@ -47,6 +48,8 @@ class Reporter:
         self.estimates: Sequence[tuple[Pending, Estimate]] = ()
         self.interrupted: Sequence[Job] = ()
         self.left = 0
+        self.broken = False
+        """Whether a worker of a distributed run died or failed."""
         self._progress: Progress | None = None
         self._gathering: Gathering | None = None
         self._session: pytest.Session | None = None
@@ -119,31 +122,30 @@ class Reporter:
     # ---- the end of the session
 
     def finish(self, engine: Engine) -> None:
-        """Take over the engine's books; an xdist worker sends them to the controller."""
+        """Take over the engine's books."""
         engine.settle_books()
-        self.troubles += engine.store.problems
-        if not hasattr(self.config, "workeroutput"):
-            self.ledger.merge(engine.ledger.as_dict())
-            return
-        self.config.workeroutput[OUTPUT] = json.dumps(
-            {
-                "ledger": engine.ledger.as_dict(),
-                "troubles": self.troubles,
-                "estimates": [(p.model, p.provider, vars_of(e)) for p, e in self.estimates],
-                "left": self.left,
-            },
-            default=str,
-        )
+        self.troubles += [p for p in engine.store.problems if p not in self.troubles]
+        self.ledger.merge(engine.ledger.as_dict())
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
-        """Take over a worker's books."""
-        output = getattr(node, "workeroutput", {}).get(OUTPUT)
-        if output:
-            data = json.loads(output)
-            self.ledger.merge(data["ledger"])
-            self.troubles += data["troubles"]
-            self.left += data["left"]
+    def books(self, engine: Engine) -> dict[str, Any]:
+        """Return a worker's part of the books as JSON values: what ``absorb`` takes."""
+        return {
+            **engine.books(),
+            "troubles": [*self.troubles, *engine.store.problems],
+            "strayed": self.strayed,
+            "left": self.left,
+        }
+
+    def absorb(self, books: Mapping[str, Any], engine: Engine) -> None:
+        """Enter a worker's books here."""
+        engine.absorb(books)
+        self.troubles += [line for line in books["troubles"] if line not in self.troubles]
+        self.strayed += books["strayed"]
+        self.left += books["left"]
+
+    def estimated(self, estimates: Sequence[tuple[Pending, Estimate]]) -> None:
+        """Keep what the missing calls would cost for the summary."""
+        self.estimates = estimates
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note verdicts, and what is deferred, wherever the test ran."""
@@ -175,8 +177,11 @@ class Reporter:
         for nodeid in self.deferred:
             if lf is not None and getattr(lf, "lastfailed", None) is not None:
                 lf.lastfailed[nodeid] = True
-        if self.deferred and session.exitstatus in (pytest.ExitCode.OK, EX_TEMPFAIL):
-            session.exitstatus = EX_TEMPFAIL
+        if session.exitstatus in (pytest.ExitCode.OK, EX_TEMPFAIL):
+            if self.broken:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            elif self.deferred:
+                session.exitstatus = EX_TEMPFAIL
         whole = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         stopped = self.left or session.shouldfail or session.shouldstop
         if whole and not (self.deferred or stopped or hasattr(self.config, "workeroutput")):
@@ -273,8 +278,3 @@ class Reporter:
             answer_body=lambda key: answer.body if (answer := store.answer(key)) else None,
         )
         jsonfile.write(Path(self.config.invocation_params.dir) / self.settings.report, data)
-
-
-def vars_of(estimate: Estimate) -> dict[str, Any]:
-    """Return an estimate as plain data."""
-    return {name: getattr(estimate, name) for name in estimate.__dataclass_fields__}

@@ -11,11 +11,12 @@ import pytest
 
 from pytest_langasync import masks
 from pytest_langasync.config import MarkerOptions, Settings
+from pytest_langasync.crew import Worker
 from pytest_langasync.engine import Engine
 from pytest_langasync.exceptions import CacheError, ConfigurationError
 from pytest_langasync.fixtures import Parked, Poison
 from pytest_langasync.replay import Attempt
-from pytest_langasync.reporter import Reporter
+from pytest_langasync.reporter import INVITATION, Reporter
 from pytest_langasync.reports import ReportBuffer, report_outcome
 from pytest_langasync.waves import Waves
 
@@ -33,6 +34,7 @@ class BatchSession:
         self.config = config
         self.settings = settings
         self.reporter = reporter
+        invitation = getattr(config, "workerinput", {}).get(INVITATION)
         self.engine = Engine(
             settings,
             notify=reporter.event,
@@ -41,11 +43,17 @@ class BatchSession:
             sandbox_reply=lambda request: config.hook.pytest_langasync_sandbox_reply(
                 request=request
             ),
+            started_at=reporter.started_at,
+            local_url=invitation["sandbox"] if invitation else "",
         )
+        self.worker: Worker | None = None
+        if invitation:
+            self.worker = Worker(invitation, self.engine.store, self.engine.bought)
+            self.engine.allow = self.worker.allow
         self.attempt: Attempt | None = None
         self._bystanding = self._hit = False
         self._poison = Poison()
-        self.waves = Waves(config, settings, reporter, self.engine)
+        self.waves = Waves(config, settings, reporter, self.engine, self.worker)
 
     # ---- the session
 
@@ -56,6 +64,9 @@ class BatchSession:
         except (ConfigurationError, CacheError) as error:
             raise pytest.UsageError(str(error)) from None
         self.buffer = ReportBuffer(session)
+        if self.worker is not None:
+            self.worker.failed = lambda: session.testsfailed
+            self.worker.refused = lambda: self.engine.refused
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
@@ -73,8 +84,12 @@ class BatchSession:
             raise pytest.UsageError(self.engine.refused)
 
     @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
-        self.reporter.finish(self.engine)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.worker is None:
+            self.reporter.finish(self.engine)
+            return
+        stopped = bool(session.shouldfail or session.shouldstop)
+        self.worker.leave(self.reporter.books(self.engine), stopped=stopped)
 
     def pytest_unconfigure(self) -> None:
         self.engine.close()
@@ -83,10 +98,14 @@ class BatchSession:
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         try:
             result = yield
+            if session.shouldfail or session.shouldstop:  # a worker of xdist's does not raise
+                raise session.Interrupted("stopped")
             self.waves.run(session, before_pass=self._poison.clear)
             return result
         except (session.Failed, KeyboardInterrupt):  # Interrupted is one too
             self.reporter.left = len(self.waves.queue)
+            if self.worker is not None:
+                return True  # to raise here would look like Ctrl-C in the worker
             raise
         finally:
             self.engine.save()
@@ -115,7 +134,7 @@ class BatchSession:
         if not self._strayed(item, attempt):
             self.engine.park(attempt)
             entry.missing = tuple(attempt.missing.values())
-            self.waves.queue.append(entry)
+            self.waves.park(entry)
             self.reporter.parked(len(self.waves.queue))
         return result
 
@@ -145,7 +164,7 @@ class BatchSession:
             self._bystanding, hit, self._hit = False, self._hit, False
         if hit:
             self.buffer.discard()
-            self.waves.queue.append(self.waves.entry(item))
+            self.waves.park(self.waves.entry(item))
         else:
             self.buffer.release()
         return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,11 +11,13 @@ import pytest
 from _pytest.outcomes import Skipped
 
 from pytest_langasync.config import Settings
+from pytest_langasync.crew import Worker
 from pytest_langasync.engine import Engine
 from pytest_langasync.exceptions import CacheError, ConfigurationError, ProviderError
-from pytest_langasync.models import JobState, Pending
+from pytest_langasync.models import Pending
 from pytest_langasync.reporter import Reporter
 from pytest_langasync.reports import report_outcome
+from pytest_langasync.rounds import Rounds
 
 __all__ = ["Entry", "Waves"]
 
@@ -33,16 +34,24 @@ class Entry:
 class Waves:
     """The tests of a session that wait for answers, and what is done about it.
 
-    ``queue`` holds the parked ones; whoever parks a test appends its entry.
+    ``worker`` is the line to the process that buys for this one, if there is such a process.
+    ``queue`` holds the parked ones.
     """
 
     def __init__(
-        self, config: pytest.Config, settings: Settings, reporter: Reporter, engine: Engine
+        self,
+        config: pytest.Config,
+        settings: Settings,
+        reporter: Reporter,
+        engine: Engine,
+        worker: Worker | None = None,
     ) -> None:
         self.config = config
         self.settings = settings
         self.reporter = reporter
         self.engine = engine
+        self.worker = worker
+        self.market = worker or Rounds(engine, settings, reporter.estimated)
         self.queue: list[Entry] = []
         self._again: dict[pytest.Item, Entry] = {}
         self._order: dict[pytest.Item, int] = {}
@@ -53,6 +62,12 @@ class Waves:
         entry = self._again.pop(item, None) or Entry(item, 0)
         entry.attempts += 1
         return entry
+
+    def park(self, entry: Entry) -> None:
+        """Let a test wait."""
+        self.queue.append(entry)
+        if self.worker is not None:
+            self.worker.parked(entry.item.nodeid)
 
     def run(self, session: pytest.Session, before_pass: Callable[[], None]) -> None:
         """Send, wait and run parked tests again until all is judged; defer what is left.
@@ -66,8 +81,9 @@ class Waves:
             return
         self._before_pass = before_pass
         self._order = {item: index for index, item in enumerate(session.items)}
+        why = ""
         try:
-            self._run_waves(session)
+            why = self._run_waves(session)
         except ConfigurationError as error:
             self._defer(str(error))
             raise pytest.UsageError(str(error)) from None
@@ -81,47 +97,28 @@ class Waves:
             raise
         finally:
             self.reporter.pause()
-        self._defer()
+        self._defer(why)
 
-    def _run_waves(self, session: pytest.Session) -> None:
-        settings = self.settings
-        if settings.offline:
-            return
+    def _run_waves(self, session: pytest.Session) -> str:
+        """Return what stands in the way of the tests that are left, where something does."""
+        if self.settings.offline:
+            return ""
         if self.config.getoption("setuponly", False) or self.config.getoption("setupplan", False):
-            return
-        if settings.estimate:
-            self.reporter.estimates = list(self.engine.budget.estimates(self._missing()))
-            return
-        deadline = time.monotonic() + settings.timeout
-        if settings.resume and self._resume():
-            if not self.engine.batcher.wait(settings.timeout):
-                return
-            self._pass(session, self._take(self.queue))
+            return ""
         idle = 0
         while self.queue:
             missing = self._missing()
-            self.engine.wave(missing)
-            self.engine.batcher.wait(max(0.0, deadline - time.monotonic()))
-            ready = [e for e in self.queue if self.engine.answered(e.missing)]
+            bought = self.market.buy(missing)
+            if bought.stopped:
+                raise session.Interrupted("stopped")
+            if bought.over:
+                return bought.why
             idle = 0 if missing else idle + 1
+            ready = [e for e in self.queue if bought.everybody or self.engine.answered(e.missing)]
             if not ready or idle > 2:
-                return
+                break
             self._pass(session, self._take(ready))
-
-    def _resume(self) -> bool:
-        job_id = self.settings.resume
-        if job_id == "last":
-            jobs = sorted(self.engine.store.jobs(), key=lambda job: job.created_at)
-            if not jobs:
-                raise ConfigurationError(
-                    f"--langasync-resume=last: there is no job in {self.settings.cache}; "
-                    "give the job's ID instead"
-                )
-            job_id = jobs[-1].id
-        known = self.engine.store.job(job_id)
-        if known is None or known.state is JobState.RUNNING:
-            self.engine.attach(job_id, self._missing())
-        return known is None
+        return ""
 
     def _missing(self) -> list[Pending]:
         found: dict[str, Pending] = {}
@@ -145,6 +142,8 @@ class Waves:
             while rest:
                 entry = rest.popleft()
                 self._again[entry.item] = entry
+                if self.worker is not None:
+                    self.worker.running(entry.item.nodeid)
                 with self._worker_index(session, entry.item):
                     entry.item.config.hook.pytest_runtest_protocol(
                         item=entry.item, nextitem=rest[0].item if rest else None

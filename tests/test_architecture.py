@@ -18,8 +18,9 @@ pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="needs the source tree
 # A module imports from its own layer or from those below.
 LAYERS = (
     {"plugin", "hookspecs"},
-    {"session", "waves", "fixtures", "reporter", "reports"},
+    {"session", "distribution", "waves", "fixtures", "reporter", "reports"},
     {"hybrid"},
+    {"crew", "rounds"},
     {"chain"},
     {"job"},
     {"work"},
@@ -42,7 +43,17 @@ LAYERS = (
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 STARTS_SANDBOX = {"plugin", "session", "hosts", "hookspecs"}
-PYTEST = {"plugin", "hookspecs", "session", "waves", "fixtures", "reporter", "reports", "config"}
+PYTEST = {
+    "plugin",
+    "hookspecs",
+    "session",
+    "distribution",
+    "waves",
+    "fixtures",
+    "reporter",
+    "reports",
+    "config",
+}
 
 HEAVY = {
     "anthropic",

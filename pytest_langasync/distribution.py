@@ -1,0 +1,167 @@
+"""A run of pytest-xdist, seen from the process that leads it: its workers' calls are bought here.
+
+The leading process collects and runs no test. It keeps the cost guard, the sandbox, the progress
+display and the jobs; workers park, wait and replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import pytest
+
+from pytest_langasync.config import Settings
+from pytest_langasync.crew import Foreman, Member, Round
+from pytest_langasync.engine import Engine
+from pytest_langasync.exceptions import (
+    CacheError,
+    ConfigurationError,
+    LangasyncError,
+    ProviderError,
+)
+from pytest_langasync.fixtures import Parked
+from pytest_langasync.models import Pending
+from pytest_langasync.reporter import INVITATION, Reporter
+from pytest_langasync.rounds import Bought, Rounds
+
+__all__ = ["Distribution"]
+
+
+class Distribution:
+    """The plugin object of the leading process of an active distributed run."""
+
+    def __init__(self, config: pytest.Config, settings: Settings, reporter: Reporter) -> None:
+        self.config = config
+        self.reporter = reporter
+        self.engine = Engine(
+            settings,
+            notify=reporter.event,
+            tick=self._tick,
+            parked_type=Parked,
+            sandbox_reply=lambda request: config.hook.pytest_langasync_sandbox_reply(
+                request=request
+            ),
+            started_at=reporter.started_at,
+        )
+        self.rounds = Rounds(self.engine, settings, reporter.estimated)
+        self.foreman: Foreman | None = None
+        self._refused = ""
+        self._parted: set[str] = set()
+
+    # ---- the session
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        try:
+            self.engine.open()
+        except (ConfigurationError, CacheError) as error:
+            raise pytest.UsageError(str(error)) from None
+        maxfail = self.config.option.maxfail or 0
+        self.foreman = Foreman(self.engine.store, self._buy, self.engine.allow, maxfail=maxfail)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        try:
+            result = yield
+        except pytest.exit.Exception:
+            raise
+        except KeyboardInterrupt as error:
+            if type(error) is KeyboardInterrupt:  # pytest's own way to stop is derived from it
+                self.reporter.interrupted = self.engine.batcher.running
+            raise
+        finally:
+            if self.foreman is not None:
+                self.foreman.stop()
+        if self.foreman is not None and self.foreman.error is not None:
+            raise self.foreman.error
+        if self._refused:
+            raise pytest.UsageError(self._refused)
+        return result
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        if self.foreman is None:
+            return
+        self.foreman.close()
+        for name in self.foreman.names:
+            self._part(name)
+        self.reporter.finish(self.engine)
+
+    def pytest_unconfigure(self) -> None:
+        self.engine.close()
+
+    def pytest_internalerror(self) -> None:
+        self.reporter.broken = True
+
+    # ---- workers come and go
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker whom to call."""
+        assert self.foreman is not None
+        node.workerinput[INVITATION] = {
+            **self.foreman.invite(node.gateway.id),
+            "started_at": self.reporter.started_at,
+            "sandbox": self.engine.hosts.local_url,
+        }
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object | None) -> None:
+        """Take over a worker's books; tests that died with it are reported by this process."""
+        member = self._part(node.gateway.id)
+        if member is not None and member.books is None:
+            self.reporter.broken = True
+            self._mourn(node, member)
+        elif error:
+            self.reporter.broken = True
+
+    def _part(self, name: str) -> Member | None:
+        if self.foreman is None or name in self._parted:
+            return None
+        self._parted.add(name)
+        member = self.foreman.part(name)
+        if member is not None and member.books is not None:
+            self.reporter.absorb(member.books, self.engine)
+        return member
+
+    def _mourn(self, node: Any, member: Member) -> None:
+        judged = self.reporter.verdicts.keys() | self.reporter.deferred.keys()
+        for nodeid in sorted(member.parked - judged):
+            path = nodeid.split("::")[0]
+            report = pytest.TestReport(
+                nodeid=nodeid, location=(path, None, path), keywords={}, outcome="failed",
+                longrepr=f"worker {member.name!r} crashed while running {nodeid!r}", when="call",
+            )  # fmt: skip
+            if nodeid != member.running:
+                reason = f"worker {member.name!r} crashed while this test waited"
+                report.outcome, report.longrepr = "skipped", (path, 0, f"Skipped: {reason}")
+                vars(report)["langasync_deferred"] = reason
+            vars(report)["node"] = node
+            self.config.hook.pytest_runtest_logreport(report=report)
+
+    # ---- in the foreman's thread
+
+    def _tick(self) -> None:
+        if self.foreman is not None and self.foreman.ended:
+            raise _EndedError
+        self.reporter.tick()
+
+    def _buy(self, missing: Sequence[Pending]) -> Round:
+        bought = Bought(over=True)
+        try:
+            bought = self.rounds.buy(missing)
+        except ConfigurationError as error:
+            self._refused = str(error)
+            bought = Bought(over=True, why=str(error))
+        except (ProviderError, CacheError) as error:
+            self.reporter.troubles.append(str(error))
+        except _EndedError:
+            bought = Bought(over=True, stopped=True)
+        finally:
+            self.reporter.pause()
+        return Round(bought, tuple(self.engine.replay.realtime_bases))
+
+
+class _EndedError(LangasyncError):
+    """The run ends while the foreman waits for answers."""
