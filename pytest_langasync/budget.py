@@ -39,7 +39,7 @@ class Budget:
     """
 
     def __init__(
-        self, store: Store, prices: PriceBook, *, limit: float | None, started_at: float
+        self, store: Store, prices: PriceBook, limit: float | None, started_at: float
     ) -> None:
         self._store = store
         self._prices = prices

@@ -51,8 +51,8 @@ class Engine:
         local_url: str = "",
         **replaying: Any,
     ) -> None:
-        """``started_at`` is now unless given (seconds since the epoch). ``local_url`` is the base
-        URL of a sandbox that runs already. The keywords that are left go to ``Replay``."""
+        """``started_at`` is now unless given (since the epoch); ``local_url`` is the base URL of a
+        sandbox that runs already; the keywords that are left go to ``Replay``."""
         self.settings = settings
         self.started_at = time.time() if started_at is None else started_at
         self._replaying = replaying
@@ -73,9 +73,7 @@ class Engine:
         self.strands = Strands(parked_type)
         self._reply_hook = sandbox_reply
         self._placeholders: list[str] = []
-        self.budget = Budget(
-            self.store, self.prices, limit=settings.max_cost, started_at=self.started_at
-        )
+        self.budget = Budget(self.store, self.prices, settings.max_cost, self.started_at)
         self.allow: Callable[[str, Request], None] = self.budget.check_now
         """Asked before a call goes out in real time; another process may keep the budget."""
         self.refused = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pytest_langasync import providers
@@ -75,3 +75,7 @@ class Hosts:
             finally:
                 client.close()
         return self._batchable[place]
+
+    def without_batch_api(self, pendings: Iterable[Pending]) -> list[str]:
+        """Return the base URLs of those calls whose host has no batch API, sorted."""
+        return sorted({p.base_url for p in pendings if not self.has_batch_api(p)})

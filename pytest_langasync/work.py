@@ -171,7 +171,7 @@ class Work:
     def _refuse_real_time(self, runner: Runner) -> None:
         """Fail what goes to a host without a batch API; raise where nothing was bought yet."""
         waiting = {index: self.outcomes[index].missing for index in self._waiting()}
-        without = runner.engine.without_batch_api(p for ps in waiting.values() for p in ps)
+        without = runner.engine.hosts.without_batch_api(p for ps in waiting.values() for p in ps)
         if not without:
             return
         error = ConfigurationError(
