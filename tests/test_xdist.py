@@ -17,7 +17,7 @@ from conftest import Suite
 from pytest_langasync.sandbox import Sandbox
 
 pytest.importorskip("xdist")
-PLUGINS = ("-p", "no:randomly", "-p", "no:langsmith", "-p", "no:cacheprovider")
+PLUGINS = ("-p", "xdist.plugin", "-p", "pytest_langasync.plugin", "-p", "no:cacheprovider")
 TWO_WAVES = """
 @pytest.mark.langasync
 @pytest.mark.parametrize("n", range(8))
@@ -41,7 +41,12 @@ class Processes:
     def start(self, *args: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "pytest", *PLUGINS, *args]
         process = subprocess.Popen(
-            command, cwd=self.path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            cwd=self.path,
+            env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # they import for seconds
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         self.started.append(process)
         return process
