@@ -57,12 +57,14 @@ class Processes:
 
     def result(self, process: subprocess.Popen[str]) -> tuple[int, dict[str, int], str]:
         output, _ = process.communicate(timeout=240)
-        found = re.findall(r"(\d+) (passed|failed|deferred|error)", output.splitlines()[-1])
+        last = [line for line in output.splitlines() if re.search(r" in \d[^ ]*s\b", line)][-1:]
+        found = re.findall(r"(\d+) (passed|failed|deferred|error)", "".join(last))
         return process.returncode, {word: int(count) for count, word in found}, output
 
 
 @pytest.fixture
 def processes(suite: Suite) -> Iterator[Processes]:
+    suite.pytester.makeini("[pytest]")
     started = Processes(suite)
     yield started
     for process in started.started:
