@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -53,6 +53,26 @@ def _count(text: str) -> int:
     if not text.strip().isdigit():
         raise ConfigurationError(f"{text!r} is not a whole number of 0 or more")
     return int(text)
+
+
+def _rate(text: str) -> float:
+    value = _positive(text)
+    if value > 1:
+        raise ConfigurationError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def _scores(text: str) -> Mapping[str, float]:
+    found = {}
+    for part in text.split(","):
+        name, separator, value = part.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            separator = ""
+        if not separator or not name.strip():
+            raise ConfigurationError(f"{part!r} is not NAME=VALUE, such as quality=7")
+    return found
 
 
 def _choice(*allowed: str) -> Callable[[str], str]:
@@ -142,6 +162,20 @@ OPTIONS: tuple[Option, ...] = (
         _count,
         ini=True,
     ),
+    Option(
+        "min_pass_rate",
+        "fail the run when less than this share of the marked tests pass, from 0 to 1",
+        "RATE",
+        _rate,
+        ini=True,
+    ),
+    Option(
+        "min_score",
+        "fail the run when the mean of a score is below: NAME=VALUE, several with commas",
+        "NAME=VALUE",
+        _scores,
+        ini=True,
+    ),
     Option("report", "write the run to this file (.json)", "FILE", ini=True),
     Option(
         "samples",
@@ -184,6 +218,8 @@ class Settings:
     cache_dir: str = ".langasync"
     poll_interval: float = 60.0
     max_retries: int = 3
+    min_pass_rate: float | None = None
+    min_score: Mapping[str, float] = field(default_factory=dict)
     report: str = ""
     samples: str = "per-test"
     match_generated_ids: bool = True
@@ -271,6 +307,16 @@ class MarkerOptions:
     """Send this test's calls at once, at list price; they are still recorded and cached."""
     max_retries: int | None = None
     """How often a request that failed for no fault of its own is sent again."""
+    chain: Any = None
+    """What the fixture ``scored`` runs: a Runnable, a function or a coroutine function."""
+    inputs: Any = None
+    """Its cases: a list, a file, a function or a Dataset."""
+    scorer: Any = None
+    """One scorer, a list of them, or a dict of them by name."""
+    repeats: int = 1
+    """How many independent samples of the test are taken, each a test of its own."""
+    min_pass_rate: float = 1.0
+    """The share of the function's tests that must pass; single ones may then fail."""
 
     @classmethod
     def parse(cls, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> MarkerOptions:
@@ -300,4 +346,10 @@ class MarkerOptions:
             isinstance(retries, bool) or not isinstance(retries, int) or retries < 0
         ):
             raise ConfigurationError(f"max_retries={retries!r} is not a whole number of 0 or more")
+        repeats = keywords.get("repeats", 1)
+        if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+            raise ConfigurationError(f"repeats={repeats!r} is not a whole number of 1 or more")
+        rate = keywords.get("min_pass_rate", 1.0)
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= 1:
+            raise ConfigurationError(f"min_pass_rate={rate!r} is not a number from 0 to 1")
         return cls(**keywords)

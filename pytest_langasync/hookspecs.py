@@ -19,3 +19,15 @@ def pytest_langasync_sandbox_reply(request: Any) -> Any:
         A ``str`` (the assistant's text), a ``dict`` (the whole response body, or ``{"error": …,
         "status": …}``), or None.
     """
+
+
+@pytest.hookspec
+def pytest_langasync_score(item: pytest.Item, name: str, value: Any, reason: str | None) -> None:
+    """Learn of a score that a test records. A batched test records again in each attempt.
+
+    Args:
+        item: the test.
+        name: of the score.
+        value: a number, a boolean or a label.
+        reason: why, as far as the scorer says.
+    """

@@ -210,6 +210,19 @@ class Ledger:
         self._keep(entry)
         return entry
 
+    def priced(self, call: Call, answer: Answer) -> dict[str, Any]:
+        """Return an answer's model, source, tokens and cost (USD, None where unknown)."""
+        entry = self._entry(call.key, call.request, answer)
+        return {
+            "model": entry.served or entry.asked,
+            "status": entry.status,
+            "source": entry.source,
+            "job_id": entry.job_id,
+            "input_tokens": entry.usage.input_tokens if entry.usage else None,
+            "output_tokens": entry.usage.output_tokens if entry.usage else None,
+            "cost": None if entry.paid is None else float(entry.paid),
+        }
+
     def unused(self, test: str, key: str, request: Request, answer: Answer) -> None:
         """Note an answer that this run bought and no verdict used: it is paid all the same."""
         self._tests.setdefault(test, {})[key] = None

@@ -6,20 +6,21 @@ Nothing here imports an SDK or an HTTP library: with the flag absent the plugin 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 import pytest
 
 from pytest_langasync import hookspecs
 from pytest_langasync.config import OPTIONS, PREFIX, MarkerOptions, Settings, settings_from
+from pytest_langasync.evals import EVAL_KEY, Evals
 from pytest_langasync.exceptions import ConfigurationError
 
 SETTINGS_KEY = pytest.StashKey[Settings]()
 PLACEHOLDERS_KEY = pytest.StashKey[list[str]]()
 
 MARKER = (
-    "langasync(priority='normal', realtime=False, max_retries=None): run this LLM evaluation "
-    "through the provider's batch API when --langasync-batch is given"
+    "langasync(priority='normal', realtime=False, max_retries=None, chain=None, inputs=None, "
+    "scorer=None, repeats=1, min_pass_rate=1.0): run this LLM evaluation through the provider's "
+    "batch API when --langasync-batch is given"
 )
 
 
@@ -69,6 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except ConfigurationError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[SETTINGS_KEY] = settings
+    config.pluginmanager.register(Evals(config, settings), "langasync-evals")
     if not settings.active or config.getoption("help", False):
         return
     from pytest_langasync.reporter import Reporter
@@ -100,25 +102,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             options = MarkerOptions.parse(*((marker.args, marker.kwargs) if marker else ((), {})))
         except ConfigurationError as error:
             raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.langasync {error}") from None
+        item.stash[EVAL_KEY] = options
         if settings.active:
             from pytest_langasync.session import OPTIONS_KEY
 
             item.stash[OPTIONS_KEY] = options
-
-
-@dataclass(frozen=True)
-class Langasync:
-    """What the fixture ``langasync`` gives a test."""
-
-    attempt: int
-    """Which execution of the test this is: 1 for the first; always 1 without batch mode."""
-
-
-@pytest.fixture
-def langasync(request: pytest.FixtureRequest) -> Langasync:
-    """The test's own view of its run."""
-    if not request.config.stash[SETTINGS_KEY].active:
-        return Langasync(1)
-    from pytest_langasync.session import ATTEMPT_KEY
-
-    return Langasync(request.node.stash.get(ATTEMPT_KEY, 1))

@@ -239,6 +239,17 @@ class BatchSession:
                 report.sections.append(("langasync calls", self.reporter.failure_section(calls)))
         return report
 
+    # ---- what a test may ask
+
+    def attempt_number(self, item: pytest.Item) -> int:
+        """Return which execution of a test this is, from 1."""
+        return item.stash.get(ATTEMPT_KEY, 1)
+
+    def calls(self) -> list[dict[str, Any]]:
+        """Return the answered calls of the running attempt, as plain data; money in USD."""
+        used = self.attempt.used if self.attempt is not None else []
+        return [self.engine.ledger.priced(call, answer) for _, call, answer in used]
+
     def _strayed(self, item: pytest.Item, attempt: Attempt) -> bool:
         """Fail a test that does not ask again for what it was already answered."""
         difference = attempt.difference()

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="needs the source tree
 # A module imports from its own layer or from those below.
 LAYERS = (
     {"plugin", "hookspecs"},
+    {"evals"},
     {"session", "distribution", "waves", "fixtures", "reporter", "reports"},
     {"hybrid"},
     {"crew", "rounds"},
@@ -28,7 +29,7 @@ LAYERS = (
     {"engine", "budget", "deferral", "hosts"},
     {"desk"},
     {"cli", "__main__"},
-    {"scoring"},
+    {"scoring", "cases", "gates", "intervals"},
     {"report"},
     {"ledger"},
     {"batch", "_plan", "_poll", "_submit"},
@@ -45,6 +46,7 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 STARTS_SANDBOX = {"plugin", "session", "hosts", "hookspecs"}
 PYTEST = {
     "plugin",
+    "evals",
     "hookspecs",
     "session",
     "distribution",

@@ -1,0 +1,117 @@
+"""Rates and scores of test functions, and whether they are good enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_langasync.intervals import mean, t_interval, wilson
+
+__all__ = ["Gates"]
+
+FEW = 10
+"""Below so many samples an interval is said to be too wide to tell."""
+
+
+@dataclass
+class _Group:
+    """The tests of one function. ``passed`` maps each node ID to its verdict."""
+
+    required: float = 1.0
+    passed: dict[str, bool] = field(default_factory=dict)
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        return sum(self.passed.values()) / len(self.passed) if self.passed else 1.0
+
+    def numbers(self, name: str) -> list[float]:
+        values = self.scores.get(name, {}).values()
+        return [float(value) for value in values if isinstance(value, (bool, int, float))]
+
+
+class Gates:
+    """Adds up verdicts and scores.
+
+    ``min_pass_rate`` is required of the whole run (None for no gate), ``min_score`` of the mean of
+    each named score over the whole run.
+    """
+
+    def __init__(self, min_pass_rate: float | None, min_score: Mapping[str, float]) -> None:
+        self._min_pass_rate = min_pass_rate
+        self._min_score = dict(min_score)
+        self._groups: dict[str, _Group] = {}
+
+    def add(self, nodeid: str, outcome: str, data: Mapping[str, Any]) -> None:
+        """Take in the report of a call; a rerun replaces what it repeats."""
+        missed = bool(data.get("missed"))
+        if outcome == "rerun" or (outcome == "skipped" and not missed):
+            return
+        group = self._groups.setdefault(str(data["group"]), _Group())
+        group.required = float(data["required"])
+        group.passed[nodeid] = outcome == "passed"
+        for name, score in data.get("scores", {}).items():
+            group.scores.setdefault(name, {})[nodeid] = score["value"]
+
+    def results(self) -> list[dict[str, Any]]:
+        """Return every gate with what was required and reached, as plain data."""
+        found = [
+            _gate("min_pass_rate", name, group.required, group.rate, len(group.passed))
+            for name, group in self._groups.items()
+            if group.required < 1.0
+        ]
+        verdicts = [passed for group in self._groups.values() for passed in group.passed.values()]
+        if self._min_pass_rate is not None and verdicts:
+            rate = sum(verdicts) / len(verdicts)
+            found.append(_gate("min_pass_rate", "", self._min_pass_rate, rate, len(verdicts)))
+        for name, required in self._min_score.items():
+            values = [v for group in self._groups.values() for v in group.numbers(name)]
+            reached = mean(values) if values else -math.inf
+            found.append(_gate(f"min_score {name}", "", required, reached, len(values)))
+        return found
+
+    def failed(self) -> list[tuple[str, str]]:
+        """Return (name of the test function or gate, message) of every gate that was not passed."""
+        messages = []
+        for gate in self.results():
+            if gate["passed"]:
+                continue
+            what = gate["gate"].removeprefix("min_").replace("_", " ")
+            reached = "never recorded" if not gate["n"] else f"{gate['reached']:.3g}"
+            text = f"{what} {reached}, required {gate['required']:.3g} ({gate['n']} tests)"
+            messages.append((gate["group"] or "langasync", text))
+        return messages
+
+    def lines(self) -> Iterator[str]:
+        """Yield what the terminal shows: each function that has scores, repeats or a gate."""
+        for name, group in sorted(self._groups.items()):
+            if not group.scores and group.required >= 1.0:
+                continue
+            passed, count = sum(group.passed.values()), len(group.passed)
+            low, high = wilson(passed, count)
+            few = ", too few to tell" if count < FEW else ""
+            yield (
+                f"{name}: {passed} of {count} passed, {passed / count:.0%} "
+                f"(95 % interval {low:.0%} to {high:.0%}{few})"
+            )
+            for score in sorted(group.scores):
+                yield f"    {score}: {self._score_line(group, score)}"
+
+    def _score_line(self, group: _Group, name: str) -> str:
+        values = group.numbers(name)
+        if len(values) < len(group.scores[name]):
+            labels = [str(value) for value in group.scores[name].values()]
+            return ", ".join(f"{label} {labels.count(label)}" for label in sorted(set(labels)))
+        interval = t_interval(values)
+        around = f" (95 % interval {interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
+        return f"mean {mean(values):.3g}{around}, {len(values)} scores"
+
+
+def _gate(gate: str, group: str, required: float, reached: float, n: int) -> dict[str, Any]:
+    passed = reached >= required - 1e-9
+    return {
+        "gate": gate, "group": group, "required": required, "reached": reached, "n": n,
+        "passed": passed,
+    }  # fmt: skip
