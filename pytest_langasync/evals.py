@@ -130,6 +130,7 @@ class Evals:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config = config
         worker = hasattr(config, "workerinput")
+        self.mistakes: list[str] = []
         self.gates = None if worker else Gates(settings.min_pass_rate, settings.min_score)
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -148,7 +149,8 @@ class Evals:
             )
         except ConfigurationError as error:
             where = metafunc.definition.nodeid
-            raise pytest.UsageError(f"{where}: @pytest.mark.langasync {error}") from None
+            self.mistakes.append(f"{where}: @pytest.mark.langasync {error}")
+            return
         if cases:
             ids = [case.name or str(number) for number, case in enumerate(cases)]
             metafunc.parametrize("langasync_case", cases, ids=ids, indirect=True)
@@ -156,6 +158,12 @@ class Evals:
             metafunc.fixturenames.append("langasync_repeat")
             ids = [f"repeat{number}" for number in range(1, options.repeats + 1)]
             metafunc.parametrize("langasync_repeat", range(options.repeats), ids=ids, indirect=True)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self) -> None:
+        """Tell mistakes in markers in one line each, once all tests are collected."""
+        if self.mistakes:
+            raise pytest.UsageError("\n".join(self.mistakes))
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_makereport(
@@ -244,9 +252,10 @@ class Evals:
         """The case of a declarative evaluation."""
         case: Case | None = getattr(request, "param", None)
         if case is None:
-            raise pytest.UsageError(
-                f"{request.node.nodeid}: the fixture 'scored' needs cases: "
-                "@pytest.mark.langasync(chain=…, inputs=…, scorer=…)"
+            pytest.fail(
+                "the fixture 'scored' needs cases: "
+                "@pytest.mark.langasync(chain=…, inputs=…, scorer=…)",
+                pytrace=False,
             )
         return case
 
@@ -259,7 +268,7 @@ class Evals:
 
         case, options = langasync_case, request.node.stash[EVAL_KEY]
         if options.chain is None:
-            raise pytest.UsageError(f"{request.node.nodeid}: the marker needs chain=…")
+            pytest.fail("@pytest.mark.langasync needs chain=… to score its inputs", pytrace=False)
         langasync.case |= {"input": plain(case.input), "expected": plain(case.expected)}
         output = run_chain(options.chain, case.input)
         langasync.case["output"] = plain(output)
