@@ -196,7 +196,7 @@ class Evals:
     ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
         """Give misses a letter of their own; a gate's failure needs none, for no test just ran."""
         if hasattr(report, "langasync_gate"):
-            return "failed", "", ("", {})
+            return "failed", "", ("FAILED", {"red": True})
         if not getattr(report, "langasync", {}).get("missed"):
             return None
         return "missed", "m", ("MISSED", {"yellow": True})

@@ -53,7 +53,7 @@ def test_a_wrong_option(suite: Suite, arguments: str, says: str) -> None:
     ("marker", "says"),
     [
         ("priorty='high'", "has no keyword 'priorty': did you mean 'priority'?"),
-        ("colour='red'", "has no keyword 'colour': it takes priority, realtime"),
+        ("zzz='red'", "has no keyword 'zzz': it takes priority, realtime"),
         ("priority='urgent'", "priority='urgent' is not one of 'high', 'normal', 'low'"),
         ("realtime='yes'", "realtime='yes' is not True or False"),
         ("max_retries=-1", "max_retries=-1 is not a whole number of 0 or more"),
