@@ -59,15 +59,15 @@ class Member:
 class Foreman:
     """Gathers what the workers miss, and buys it in one go once all of them wait.
 
-    ``buy`` gets everything that is missing, each key once; it is called in a thread of the
-    foreman, as is ``allow``, which raises when a call may not be sent in real time. ``maxfail`` is
+    ``buy`` gets everything that is missing, each key once, and what keeps a worker from sending
+    anything, where something does; it is called in a thread of the foreman, as is ``allow``, which raises when a call may not be sent in real time. ``maxfail`` is
     the number of failures after which nothing more is bought; 0 is any number.
     """
 
     def __init__(
         self,
         store: Store,
-        buy: Callable[[Sequence[Pending]], Round],
+        buy: Callable[[Sequence[Pending], str], Round],
         allow: Callable[[str, Request], None],
         *,
         maxfail: int = 0,
@@ -211,13 +211,12 @@ class Foreman:
         failed = sum(member.failed for member in members)
         if any(member.stopped for member in members) or 0 < self._maxfail <= failed:
             result = Round(Bought(over=True, stopped=True))
-        elif refused := next((member.refused for member in waiting if member.refused), ""):
-            result = Round(Bought(over=True, why=refused))
         else:
             missing: dict[str, Pending] = {}
             for member in waiting:
                 missing |= member.wanted
-            result = self._buy(list(missing.values()))
+            refused = next((member.refused for member in waiting if member.refused), "")
+            result = self._buy(list(missing.values()), refused)
         for member in waiting:
             member.wanted.clear()
             self._reply(member, result)

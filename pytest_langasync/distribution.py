@@ -147,9 +147,11 @@ class Distribution:
             raise _EndedError
         self.reporter.tick()
 
-    def _buy(self, missing: Sequence[Pending]) -> Round:
+    def _buy(self, missing: Sequence[Pending], refused: str) -> Round:
         bought = Bought(over=True)
         try:
+            if refused:
+                raise ConfigurationError(refused)
             bought = self.rounds.buy(missing)
         except ConfigurationError as error:
             self._refused = str(error)
