@@ -60,8 +60,9 @@ class Foreman:
     """Gathers what the workers miss, and buys it in one go once all of them wait.
 
     ``buy`` gets everything that is missing, each key once, and what keeps a worker from sending
-    anything, where something does; it is called in a thread of the foreman, as is ``allow``, which raises when a call may not be sent in real time. ``maxfail`` is
-    the number of failures after which nothing more is bought; 0 is any number.
+    anything, where something does; it is called in a thread of the foreman, as is ``allow``, which
+    raises when a call may not be sent in real time. ``maxfail`` is the number of failures after
+    which nothing more is bought; 0 is any number.
     """
 
     def __init__(
