@@ -6,6 +6,7 @@ display and the jobs; workers park, wait and replay.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -27,6 +28,9 @@ from pytest_langasync.rounds import Bought, Rounds
 
 __all__ = ["Distribution"]
 
+SUBMISSION = 5.0
+"""Seconds for which Ctrl-C waits for a submission under way, so that its job can be named."""
+
 
 class Distribution:
     """The plugin object of the leading process of an active distributed run."""
@@ -47,6 +51,8 @@ class Distribution:
         self.rounds = Rounds(self.engine, settings, reporter.estimated)
         self.foreman: Foreman | None = None
         self._refused = ""
+        self._submitted = threading.Event()
+        self._submitted.set()
         self._parted: set[str] = set()
 
     # ---- the session
@@ -68,6 +74,7 @@ class Distribution:
             raise
         except KeyboardInterrupt as error:
             if type(error) is KeyboardInterrupt:  # pytest's own way to stop is derived from it
+                self._submitted.wait(SUBMISSION)
                 self.reporter.interrupted = self.engine.batcher.running
             raise
         finally:
@@ -143,12 +150,14 @@ class Distribution:
     # ---- in the foreman's thread
 
     def _tick(self) -> None:
+        self._submitted.set()
         if self.foreman is not None and self.foreman.ended:
             raise _EndedError
         self.reporter.tick()
 
     def _buy(self, missing: Sequence[Pending], refused: str) -> Round:
         bought = Bought(over=True)
+        self._submitted.clear()
         try:
             if refused:
                 raise ConfigurationError(refused)
@@ -161,6 +170,7 @@ class Distribution:
         except _EndedError:
             bought = Bought(over=True, stopped=True)
         finally:
+            self._submitted.set()
             self.reporter.pause()
         return Round(bought, tuple(self.engine.replay.realtime_bases))
 
