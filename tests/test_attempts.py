@@ -140,7 +140,9 @@ def test_it(langasync, setting, record_property):
     assert len(re.findall(r"WARNING .*log 2", output)) == 1 and "log 1" not in output
     cases = ElementTree.parse(suite.path / "report.xml").getroot().findall(".//testcase")
     assert len(cases) == 1
-    assert [p.get("value") for p in cases[0].iter("property")] == ["2"]
+    properties = [(p.get("name"), p.get("value")) for p in cases[0].iter("property")]
+    assert [value for name, value in properties if name == "attempt"] == ["2"]
+    assert len({name for name, _ in properties}) == len(properties), "each once"
 
 
 def test_a_warning_is_shown_once(suite: Suite) -> None:
