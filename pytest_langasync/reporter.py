@@ -43,6 +43,7 @@ class Reporter:
         self.ledger = Ledger(self.started_at, PriceBook())
         self.deferred: dict[str, str] = {}
         self.verdicts: dict[str, str] = {}
+        self.scores: dict[str, dict[str, Any]] = {}
         self.troubles: list[str] = []
         self.strayed: list[str] = []
         self.estimates: Sequence[tuple[Pending, Estimate]] = ()
@@ -148,7 +149,11 @@ class Reporter:
         self.estimates = estimates
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note verdicts, and what is deferred, wherever the test ran."""
+        """Note verdicts, scores, and what is deferred, wherever the test ran."""
+        if hasattr(report, "langasync_gate"):
+            return
+        if data := getattr(report, "langasync", None):
+            self.scores[report.nodeid] = {k: v for k, v in data.items() if k != "required"}
         reason = getattr(report, "langasync_deferred", None)
         if reason is not None:
             self.deferred[report.nodeid] = reason
@@ -268,9 +273,14 @@ class Reporter:
         verdicts = self.verdicts | dict.fromkeys(self.deferred, "deferred")
         store = Store(self.settings.cache)
         store.open()
+        evals = self.config.pluginmanager.get_plugin("langasync-evals")
         data = jsonfile.run_json(
             self.ledger,
-            tests={nodeid: {"outcome": outcome} for nodeid, outcome in verdicts.items()},
+            tests={
+                nodeid: {"outcome": outcome, **self.scores.get(nodeid, {})}
+                for nodeid, outcome in verdicts.items()
+            },
+            gates=evals.gates.results() if evals is not None else (),
             exit_status=int(exitstatus),
             now=time.time(),
             settings=self.settings.shown(),

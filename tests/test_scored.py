@@ -45,8 +45,14 @@ def test_a_judge_joins_the_next_wave(suite: Suite, verdicts: Verdicts) -> None:
         "    assert 'rate' in scored.reason and len(scored.calls) == 2 and scored.cost > 0\n"
         "    assert scored.job_id.startswith('batch_')\n"
     )
-    result = suite.run("--junitxml=out.xml")
+    result = suite.run("--junitxml=out.xml", "--langasync-report=run.json")
     assert verdicts(result) == {"passed": 3}
+    run = json.loads((suite.path / "run.json").read_text())
+    assert run["gates"] == [] and run["tests"][0]["scores"]["judged"]["value"] == 8
+    assert (
+        run["tests"][0]["case"]["input"] == "a"
+        and run["tests"][0]["group"] == "test_it.py::test_it"
+    )
     assert [len(wave) for wave in suite.waves()] == [3, 3]
     result.stdout.fnmatch_lines(["    judged: mean 8 (95 % interval 8 to 8), 3 scores"])
     xml = ElementTree.parse(suite.path / "out.xml")

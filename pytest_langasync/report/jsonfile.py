@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
@@ -27,15 +27,17 @@ def run_json(
     exit_status: int,
     now: float,
     settings: Mapping[str, Any] | None = None,
+    gates: Sequence[Mapping[str, Any]] = (),
     request_body: Loader | None = None,
     answer_body: Loader | None = None,
 ) -> dict[str, Any]:
     """Return the account of a run as JSON values. Money is in USD, null where unknown.
 
     Args:
-        tests: per node ID what is known of the verdict (``outcome``, ``duration``, …), as it is.
+        tests: per node ID what is known of it (``outcome``, ``scores``, ``group``, …), as it is.
         now: the end of the run, in seconds since the epoch; ages are measured at it.
         settings: the run's options. They must hold no secret.
+        gates: what was required of the run, and reached.
         request_body: returns the request of a key; left out where it is None.
         answer_body: returns the answer of a key; left out where it is None.
     """
@@ -68,6 +70,7 @@ def run_json(
         "retries": [asdict(retry) for retry in summary.retries],
         "masked": summary.masked,
         "changed": list(summary.changed),
+        "gates": [dict(gate) for gate in gates],
         "tests": [test(name) for name in names],
     }
 
