@@ -6,6 +6,7 @@ Nothing here imports an SDK or an HTTP library: with the flag absent the plugin 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -102,6 +103,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             options = MarkerOptions.parse(*((marker.args, marker.kwargs) if marker else ((), {})))
         except ConfigurationError as error:
             raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.langasync {error}") from None
+        if hasattr(getattr(item, "obj", None), "hypothesis"):
+            # Its examples differ each time: no answer would ever be asked for again.
+            options = replace(options, realtime=True)
         item.stash[EVAL_KEY] = options
         if settings.active:
             from pytest_langasync.session import OPTIONS_KEY

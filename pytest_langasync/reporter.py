@@ -44,6 +44,7 @@ class Reporter:
         self.deferred: dict[str, str] = {}
         self.verdicts: dict[str, str] = {}
         self.scores: dict[str, dict[str, Any]] = {}
+        self.hypothesis: set[str] = set()
         self.troubles: list[str] = []
         self.strayed: list[str] = []
         self.estimates: Sequence[tuple[Pending, Estimate]] = ()
@@ -154,6 +155,8 @@ class Reporter:
             return
         if data := getattr(report, "langasync", None):
             self.scores[report.nodeid] = {k: v for k, v in data.items() if k != "required"}
+        if data and "hypothesis" in report.keywords:
+            self.hypothesis.add(report.nodeid)
         reason = getattr(report, "langasync_deferred", None)
         if reason is not None:
             self.deferred[report.nodeid] = reason
@@ -239,6 +242,11 @@ class Reporter:
         from pytest_langasync.report.progress import interrupted_lines
 
         yield from (f"trouble: {trouble}" for trouble in self.troubles)
+        if self.hypothesis:
+            yield (
+                f"in real time: {len(self.hypothesis)} Hypothesis tests, which ask for something "
+                "else each time they run"
+            )
         for nodeid in self.strayed:
             yield f"not reproducible: {nodeid}"
         if self.left:
