@@ -360,9 +360,21 @@ class Strands:
                 task = previous(loop, coroutine, **kwargs)
             if child is not None:
                 self._tasks[task] = child
+                task.add_done_callback(_retrieve_for(child))
             return task
 
         return factory
+
+
+def _retrieve_for(strand: Strand) -> Callable[[asyncio.Task[Any]], None]:
+    """Take note of what a task of a parked attempt ended with: nobody may be left to do so, and
+    asyncio would complain."""
+
+    def retrieve(task: asyncio.Task[Any]) -> None:
+        if strand.attempt.parked and not task.cancelled():
+            task.exception()
+
+    return retrieve
 
 
 def _current_task() -> asyncio.Task[Any] | None:

@@ -90,6 +90,7 @@ def run(order: dict[str, Any]) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(order["directory"])
+    os.environ.pop("PYTEST_ADDOPTS", None)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # other plugins import for seconds
     steps = Steps(order["kill_at"])
     for name in CHANGES:
