@@ -163,7 +163,8 @@ class Batcher:
         """Ask the providers to cancel; ``wait`` then collects what had been done."""
         self._cancelled = True
         self._queue.clear()
-        for watch in list(self._poller.watches.values()):
+        for watch in [watch for watch in self._poller.watches.values() if watch.asks]:
+            self._tell("cancelling", watch)
             try:
                 watch.client.cancel(watch.job.id)
             except LangasyncError as error:

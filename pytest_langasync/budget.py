@@ -82,7 +82,9 @@ class Budget:
 
     def _commit(self, calls: dict[str, _Commitment], limit: Decimal) -> None:
         self._settle()
-        already = self._spent + sum((one.upper for one in self._open.values()), Decimal(0))
+        # A call that is sent once more, by another way, takes the place of its first commitment.
+        others = (one.upper for key, one in self._open.items() if key not in calls)
+        already = self._spent + sum(others, Decimal(0))
         more = sum((one.upper for one in calls.values()), Decimal(0))
         if already + more > limit:
             what = f"The next {len(calls):,} requests were" if len(calls) > 1 else "A request was"

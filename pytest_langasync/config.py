@@ -118,6 +118,21 @@ OPTIONS: tuple[Option, ...] = (
         duration,
         ini=True,
     ),
+    Option(
+        "on_timeout",
+        "what becomes of what is not answered then: defer (default), realtime (cancel it and send "
+        "it now, at list price) or cancel",
+        "MODE",
+        _choice("defer", "realtime", "cancel"),
+        ini=True,
+    ),
+    Option(
+        "realtime_under",
+        "send waves of fewer than N calls at once, at list price (default 0: never)",
+        "N",
+        _count,
+        ini=True,
+    ),
     Option("resume", "attach to this job (or the last one) and go on", "JOB_ID|last"),
     Option("offline", "answer from the cache alone: no network, no key"),
     Option("realtime", "send now, at list price, but record, price and cache"),
@@ -205,6 +220,8 @@ class Settings:
     batch: bool = False
     all: bool = False
     timeout: float = 86400.0
+    on_timeout: str = "defer"
+    realtime_under: int = 0
     resume: str = ""
     offline: bool = False
     realtime: bool = False

@@ -283,7 +283,7 @@ class Engine:
         if self.refused:
             raise ConfigurationError(self.refused)
         batchable = [p for p in pendings if self._has_batch_api(p)]
-        self.budget.check([p for p in batchable if not self._paid_for(p)])
+        self.budget.check([p for p in batchable if not self.paid_for(p)])
         changes = self._note_waiting(batchable)
         if changes:  # written down before it is bought
             self.replay.renewal.begin()
@@ -319,7 +319,9 @@ class Engine:
     def answered(self, pendings: Iterable[Pending]) -> bool:
         """Whether an attempt that missed these can go on now."""
         return all(
-            p.base_url in self.replay.realtime_bases or self.replay.has(p.key, p.owner)
+            p.base_url in self.replay.realtime_bases
+            or p.owner in self.replay.urgent
+            or self.replay.has(p.key, p.owner)
             for p in pendings
         )
 
@@ -345,7 +347,8 @@ class Engine:
             job_id, pending.credentials, pending.base_url, endpoint=pending.endpoint
         )
 
-    def _paid_for(self, pending: Pending) -> bool:
+    def paid_for(self, pending: Pending) -> bool:
+        """Whether a missing call is answered by now, or part of a running job."""
         return (
             self.replay.has(pending.key, pending.owner)
             or self.store.in_flight(pending.key) is not None

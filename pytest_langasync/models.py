@@ -241,6 +241,7 @@ EventKind = Literal[
     "rejected",
     "retrying",
     "waiting",
+    "cancelling",
     "trouble",
 ]
 

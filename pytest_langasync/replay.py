@@ -10,7 +10,7 @@ import dataclasses
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +79,12 @@ class Replay:
         self.errors_not_before = errors_not_before
         self._key_owner = key_owner
         self.may_send = may_send
+        self.retries_not_before = started_at
+        """Failures for no fault of the request's that came before are no answers: whoever was to
+        send it again did not get round to it."""
         self.realtime_bases: set[str] = set()
+        self.urgent: frozenset[str] = frozenset()
+        """Owners whose missing calls may be sent in real time in this pass."""
         self.effort: defaultdict[str, set[str]] = defaultdict(set)
         """Keys bought for an owner since it was last judged."""
         self.fresh: dict[str, frozenset[str]] = {}
@@ -105,6 +110,8 @@ class Replay:
             return False
         if not entry.ok and entry.received_at < self.errors_not_before:
             return False
+        if entry.retryable and entry.received_at < self.retries_not_before:
+            return False
         if entry.received_at < self.started_at:
             spent: float = self.state.get(owner, {}).get("errors_spent_at", 0.0)
             if not entry.ok and entry.received_at <= spent:
@@ -112,6 +119,12 @@ class Replay:
             if self.renewal.too_old(owner, entry.age[0], entry.received_at):
                 return False
         return entry.ok or self.store.in_flight(key) is None
+
+    def heed(self, urgent: Iterable[str], cancelled_at: float) -> None:
+        """Let these owners send in real time in the next pass; what was cancelled before that
+        moment (since the epoch) has no answer."""
+        self.urgent = frozenset(urgent)
+        self.retries_not_before = max(self.retries_not_before, cancelled_at)
 
     def key_owner(self, owner: str) -> str:
         """The owner as it enters the key of an answer."""
@@ -184,7 +197,7 @@ class Attempt:
                 return None
             slot = (self.scope, request.identity)
             call = self._call(request, credentials, streamed, slot)
-            live = (now or self._in_real_time(request)) and not self.replay.silent
+            live = (now or self._in_real_time(call)) and not self.replay.silent
             answer = self._answer(call, slot, live)
             if answer is not None:
                 return self._serve(call, answer, slot, strand)
@@ -196,9 +209,11 @@ class Attempt:
             strand.park()
             return None
 
-    def _in_real_time(self, request: Request) -> bool:
+    def _in_real_time(self, call: Call) -> bool:
         replay = self.replay
-        return self.realtime or replay.realtime or request.base_url in replay.realtime_bases
+        if self.scope in replay.urgent:
+            return replay.store.in_flight(call.key) is None
+        return self.realtime or replay.realtime or call.request.base_url in replay.realtime_bases
 
     def _call(
         self, request: Request, credentials: Credentials, streamed: bool, slot: _Slot

@@ -15,6 +15,10 @@ from pytest_langasync.pricing import Estimate
 
 __all__ = ["Bought", "Market", "Rounds"]
 
+CANCELLING = 900.0
+"""Seconds to wait for cancelled jobs to end; OpenAI's guide speaks of up to ten minutes."""
+CANCELLED = "cancelled when the time was up; the next run buys it again"
+
 
 @dataclass(frozen=True)
 class Bought:
@@ -28,6 +32,10 @@ class Bought:
     """What stands in the way, where something does."""
     stopped: bool = False
     """Whether the run was told to stop: what is parked is left alone."""
+    urgent: Sequence[str] = ()
+    """Owners whose missing calls are to be sent in real time now."""
+    cancelled_at: float = 0.0
+    """When jobs were cancelled, in seconds since the epoch; 0 where none was."""
 
 
 class Market(Protocol):
@@ -54,6 +62,8 @@ class Rounds:
         self._settings = settings
         self._estimated = estimated
         self._deadline: float | None = None
+        self._late = False
+        """Whether what ran was cancelled because the time was up."""
 
     def buy(self, missing: Sequence[Pending]) -> Bought:
         """Send what is missing, or attach to where it is under way, and wait until the deadline.
@@ -71,9 +81,44 @@ class Rounds:
         if first and self._settings.resume and self._resume(missing):
             done = batcher.wait(self._settings.timeout)
             return Bought(everybody=done, over=not done)
+        urgent = self._urgent(missing)
+        if urgent:
+            return Bought(urgent=urgent)
+        if self._late and self._settings.on_timeout == "cancel":
+            return Bought(over=True, why=CANCELLED)
         self._engine.wave(missing)
-        batcher.wait(max(0.0, self._deadline - time.monotonic()))
-        return Bought()
+        done = batcher.wait(max(0.0, self._deadline - time.monotonic()))
+        settings = self._settings
+        if done or self._late or settings.on_timeout == "defer" or not settings.timeout:
+            return Bought()
+        return self._time_is_up(missing)
+
+    def _urgent(self, missing: Sequence[Pending]) -> list[str]:
+        """Return who sends in real time: everybody once it is late, and waves of few calls."""
+        engine, settings = self._engine, self._settings
+        unpaid = [pending for pending in missing if not engine.paid_for(pending)]
+        late = self._late and settings.on_timeout == "realtime"
+        if not (late or len(unpaid) < settings.realtime_under):
+            return []
+        if engine.refused:
+            raise ConfigurationError(engine.refused)
+        with engine.store.lock():
+            intents = [engine.store.intent_keys(one.nonce) for one in engine.store.intents()]
+        doubtful = frozenset().union(*intents)
+        # Whoever has a call that may have been bought waits for it, with all its calls.
+        waiting = {p.owner for p in missing if p.key in doubtful or engine.store.in_flight(p.key)}
+        return sorted({pending.owner for pending in unpaid} - waiting)
+
+    def _time_is_up(self, missing: Sequence[Pending]) -> Bought:
+        """Cancel what runs and read what had come; what is still to come then is not bought."""
+        self._late = True
+        batcher = self._engine.batcher
+        batcher.cancel_all()
+        batcher.wait(CANCELLING)
+        now = time.time()
+        self._engine.replay.heed((), now)
+        why = CANCELLED if self._settings.on_timeout == "cancel" else ""
+        return Bought(urgent=self._urgent(missing), cancelled_at=now, why=why)
 
     def _resume(self, missing: Sequence[Pending]) -> bool:
         """Attach to the job that the person named; True when the cache did not know it."""

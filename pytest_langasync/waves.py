@@ -111,12 +111,13 @@ class Waves:
             bought = self.market.buy(missing)
             if bought.stopped:
                 raise session.Interrupted("stopped")
+            self.engine.replay.heed(bought.urgent, bought.cancelled_at)
             if bought.over:
                 return bought.why
             idle = 0 if missing else idle + 1
             ready = [e for e in self.queue if bought.everybody or self.engine.answered(e.missing)]
             if not ready or idle > 2:
-                break
+                return bought.why
             self._pass(session, self._take(ready))
         return ""
 

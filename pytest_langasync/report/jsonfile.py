@@ -43,20 +43,8 @@ def run_json(
     """
     summary = ledger.summary()
     names = [*tests, *(name for name in ledger.tests() if name not in tests)]
-
-    def call(entry: Entry) -> dict[str, Any]:
-        shown = _call(entry, now)
-        if request_body is not None:
-            shown["request"] = request_body(entry.key)
-        if answer_body is not None:
-            shown["answer"] = answer_body(entry.key)
-        return shown
-
-    def test(name: str) -> dict[str, Any]:
-        calls = [call(entry) for entry in ledger.calls(name)]
-        deferred = [asdict(waiting) for waiting in ledger.waiting(name)]
-        return {"id": name, **tests.get(name, {}), "calls": calls, "deferred": deferred}
-
+    bodies = {"request": request_body, "answer": answer_body}
+    loaders = {name: load for name, load in bodies.items() if load is not None}
     return {
         "schema": SCHEMA,
         "started_at": ledger.started_at,
@@ -71,7 +59,15 @@ def run_json(
         "masked": summary.masked,
         "changed": list(summary.changed),
         "gates": [dict(gate) for gate in gates],
-        "tests": [test(name) for name in names],
+        "tests": [
+            {
+                "id": name,
+                **tests.get(name, {}),
+                "calls": [_call(entry, now, loaders) for entry in ledger.calls(name)],
+                "deferred": [asdict(waiting) for waiting in ledger.waiting(name)],
+            }
+            for name in names
+        ],
     }
 
 
@@ -112,7 +108,7 @@ def _row(row: SummaryRow) -> dict[str, Any]:
     }
 
 
-def _call(entry: Entry, now: float) -> dict[str, Any]:
+def _call(entry: Entry, now: float, loaders: Mapping[str, Loader]) -> dict[str, Any]:
     return {
         "key": entry.key,
         "provider": entry.provider,
@@ -127,6 +123,7 @@ def _call(entry: Entry, now: float) -> dict[str, Any]:
         "list_price_usd": _usd(entry.list_price),
         "paid_usd": _usd(entry.paid),
         "age_seconds": round(max(0.0, now - entry.bought_at), 3),
+        **{name: load(entry.key) for name, load in loaders.items()},
     }
 
 

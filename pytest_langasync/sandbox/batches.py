@@ -23,6 +23,8 @@ __all__ = ["Batches", "Outcome", "Shape"]
 _SECRET = ("authorization", "x-api-key", "api-key", "cookie")
 _PATIENCE = 2.0
 _WORKERS = 8
+CANCELLING = 1.0
+"""Longest time from a cancellation to its end, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Batches:
             span = fresh["due"] - fresh["created"]
             part = min(1.0, (now - fresh["created"]) / span) if span > 0 else 0.0
             done = int(fresh["total"] * part)
-            due = min(fresh["due"], now + span / 4)
+            due = min(fresh["due"], now + min(span / 4, CANCELLING))
             fresh |= {"end": "cancelled", "done": done, "cancelled_at": now, "due": due}
 
         return self.state.update_batch(batch["id"], change)
