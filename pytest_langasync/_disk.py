@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +100,15 @@ class Disk:
         """Store what a run did and cost. IDs that sort by time keep ``runs`` in order."""
         _files.write_document(self.dir("runs") / f"{_files.safe_name(run_id)}.json", run)
 
-    def runs(self) -> list[dict[str, Any]]:
-        """Return the stored runs, sorted by ID."""
-        found = []
-        for path in sorted((self.root / "runs").glob("*.json")):
+    def run_ids(self) -> list[str]:
+        """Return the IDs of the stored runs, newest first."""
+        return sorted((path.stem for path in (self.root / "runs").glob("*.json")), reverse=True)
+
+    def runs(self) -> Iterator[dict[str, Any]]:
+        """Yield the stored runs, newest first; a damaged one is reported and left out."""
+        for run_id in self.run_ids():
+            path = self.root / "runs" / f"{run_id}.json"
             try:
-                found.append(_files.read_document(path))
+                yield _files.read_document(path)
             except (OSError, ValueError) as error:
                 self.report(f"{path}: damaged ({error})")
-        return found

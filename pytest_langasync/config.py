@@ -22,6 +22,9 @@ PREFIX = "langasync_"
 MODES = ("batch", "resume", "offline", "realtime", "refresh", "estimate", "sandbox")
 """Options that switch batch mode on. The others only tune it, so that they may stand in addopts."""
 
+REPORTS = (".json", ".md", ".html")
+"""What a report's name ends in says what it is."""
+
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
@@ -73,6 +76,14 @@ def _scores(text: str) -> Mapping[str, float]:
         if not separator or not name.strip():
             raise ConfigurationError(f"{part!r} is not NAME=VALUE, such as quality=7")
     return found
+
+
+def _reports(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(","))
+    for name in names:
+        if not name.endswith(REPORTS):
+            raise ConfigurationError(f"{name!r} must end in {', '.join(REPORTS)}")
+    return names
 
 
 def _choice(*allowed: str) -> Callable[[str], str]:
@@ -191,7 +202,25 @@ OPTIONS: tuple[Option, ...] = (
         _scores,
         ini=True,
     ),
-    Option("report", "write the run to this file (.json)", "FILE", ini=True),
+    Option(
+        "baseline",
+        "compare with an earlier run: last, a run's name, or a report (.json)",
+        "RUN",
+        ini=True,
+    ),
+    Option(
+        "fail_on_regression",
+        "fail the run when it is worse than the baseline (the last run) by more than noise",
+        ini=True,
+        parse=_flag,
+    ),
+    Option(
+        "report",
+        "write the run to this file (.json, .md, .html; several with commas)",
+        "FILE",
+        _reports,
+        ini=True,
+    ),
     Option(
         "samples",
         "per-test (default): each test gets answers of its own; shared: one paid answer serves all",
@@ -237,7 +266,9 @@ class Settings:
     max_retries: int = 3
     min_pass_rate: float | None = None
     min_score: Mapping[str, float] = field(default_factory=dict)
-    report: str = ""
+    baseline: str = ""
+    fail_on_regression: bool = False
+    report: tuple[str, ...] = ()
     samples: str = "per-test"
     match_generated_ids: bool = True
 
@@ -310,8 +341,6 @@ def _check(settings: Settings) -> None:
         raise ConfigurationError(
             "--langasync-offline and --langasync-refresh contradict each other: give one of them"
         )
-    if settings.report and not settings.report.endswith(".json"):
-        raise ConfigurationError(f"--langasync-report: {settings.report!r} must end in .json")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ data, so that pytest-xdist carries it to the process that adds it up.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -60,9 +61,12 @@ class Langasync:
 
         Raises:
             TypeError: the value is none of these.
+            ValueError: it is not a finite number.
         """
         if not isinstance(value, (bool, int, float, str)):
             raise TypeError(f"{value!r} is no score: scores are numbers, booleans or labels")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"the score {name!r} is {value}: scores are finite")
         self.scores[name] = {"value": value, "reason": reason}
         if self._item is not None:
             self._item.ihook.pytest_langasync_score(
@@ -172,7 +176,10 @@ class Evals:
         """Put scores on the call's report; turn a failure that a gate allows for into a miss."""
         report = yield
         options = item.stash.get(EVAL_KEY, None)
-        if options is None or report.when != "call":
+        # A test whose fixture failed was judged, too: its request may be what failed.
+        if options is None or not (
+            report.when == "call" or (report.when == "setup" and report.failed)
+        ):
             return report
         record = item.stash.get(RECORD_KEY, None)
         data: dict[str, Any] = {"group": group_of(item), "required": options.min_pass_rate}
@@ -180,7 +187,7 @@ class Evals:
             data |= {"scores": record.scores} if record.scores else {}
             data |= {"case": record.case} if record.case else {}
             item.user_properties += properties(record)  # JUnit reads the teardown's
-        if report.failed and options.min_pass_rate < 1.0:
+        if report.failed and report.when == "call" and options.min_pass_rate < 1.0:
             data["missed"] = True
             reason = str(call.excinfo.value if call.excinfo else "failed").partition("\n")[0]
             report.sections.append(("missed", report.longreprtext))
@@ -193,10 +200,10 @@ class Evals:
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(
         self, report: pytest.TestReport
-    ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+    ) -> tuple[str, str, str | tuple[str, dict[str, bool]]] | None:
         """Give misses a letter of their own; a gate's failure needs none, for no test just ran."""
         if hasattr(report, "langasync_gate"):
-            return "failed", "", ("FAILED", {"red": True})
+            return "failed", "", ""
         if not getattr(report, "langasync", {}).get("missed"):
             return None
         return "missed", "m", ("MISSED", {"yellow": True})
@@ -212,16 +219,13 @@ class Evals:
         """Fail each test function, and the run, where a gate says so."""
         if self.gates is None:
             return
-        for name, message in self.gates.failed():
-            report = pytest.TestReport(
-                nodeid=name, location=(name.partition("::")[0], None, name), keywords={},
-                outcome="failed", longrepr=message, when="call",
-            )  # fmt: skip
-            report.langasync_gate = True  # type: ignore[attr-defined]
-            session.config.hook.pytest_runtest_logreport(report=report)
-            session.testsfailed += 1
-        if self.gates.failed() and session.exitstatus in (0, 5, 75):
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        failed = self.gates.failed()
+        if not failed:
+            return
+        from pytest_langasync.reports import fail_run
+
+        for name, message in failed:
+            fail_run(session, name, message)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Show rates and scores of each group."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,7 +67,7 @@ class Gates:
             found.append(_gate("min_pass_rate", "", self._min_pass_rate, rate, len(verdicts)))
         for name, required in self._min_score.items():
             values = [v for group in self._groups.values() for v in group.numbers(name)]
-            reached = mean(values) if values else -math.inf
+            reached = mean(values) if values else None
             found.append(_gate(f"min_score {name}", "", required, reached, len(values)))
         return found
 
@@ -109,8 +108,8 @@ class Gates:
         return f"mean {mean(values):.3g}{around}, {len(values)} scores"
 
 
-def _gate(gate: str, group: str, required: float, reached: float, n: int) -> dict[str, Any]:
-    passed = reached >= required - 1e-9
+def _gate(gate: str, group: str, required: float, reached: float | None, n: int) -> dict[str, Any]:
+    passed = reached is not None and reached >= required - 1e-9
     return {
         "gate": gate, "group": group, "required": required, "reached": reached, "n": n,
         "passed": passed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -30,4 +31,17 @@ def pytest_langasync_score(item: pytest.Item, name: str, value: Any, reason: str
         name: of the score.
         value: a number, a boolean or a label.
         reason: why, as far as the scorer says.
+    """
+
+
+@pytest.hookspec
+def pytest_langasync_run_finished(config: pytest.Config, run: Mapping[str, Any]) -> None:
+    """Learn what a run in batch mode did and cost, once it is over.
+
+    Called once per run, after its account was kept and its reports were written.
+
+    Args:
+        config: of the run.
+        run: what ``--langasync-report`` writes as JSON (see the README), without prompts and
+            answers. Money is in USD.
     """

@@ -1,11 +1,11 @@
-"""Confidence intervals for a few dozen cases, where the normal approximation is off."""
+"""Intervals and tests for a few dozen cases, where the normal approximation is off."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-__all__ = ["mean", "t_interval", "wilson"]
+__all__ = ["mean", "paired_t", "sign_test", "t_interval", "wilson"]
 
 _Z = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
@@ -34,10 +34,44 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Return the 95 % interval of a mean, by Student's t; None for fewer than two values."""
     if len(values) < 2:
         return None
+    middle, half = mean(values), _t(len(values) - 1) * _standard_error(values)
+    return middle - half, middle + half
+
+
+def paired_t(changes: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+    """Return the 95 % interval of a mean change and how likely it is by chance (two-sided).
+
+    Unknown (None) for fewer than two changes. Where all are equal, the sign test says how likely.
+    """
+    interval = t_interval(changes)
+    if interval is None:
+        return None, None, None
+    error = _standard_error(changes)
+    if error <= 1e-12 * max(map(abs, changes)):
+        return *interval, sign_test(len(changes), 0) if changes[0] else 1.0
+    p_value = 2 * _upper_tail(abs(mean(changes)) / error, len(changes) - 1)
+    return *interval, min(1.0, p_value)
+
+
+def sign_test(one_way: int, other_way: int) -> float | None:
+    """Return how likely so uneven a split is by chance, two-sided and exact; None for no cases.
+
+    Of verdicts that changed this is McNemar's test.
+    """
+    count = one_way + other_way
+    if not count:
+        return None
+    ways = tail = 1  # of C(count, 0) ways
+    for k in range(min(one_way, other_way)):
+        ways = ways * (count - k) // (k + 1)
+        tail += ways
+    return min(1.0, 2 * tail / (1 << count))
+
+
+def _standard_error(values: Sequence[float]) -> float:
     middle = mean(values)
     variance = math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1)
-    half = _t(len(values) - 1) * math.sqrt(variance / len(values))
-    return middle - half, middle + half
+    return math.sqrt(variance / len(values))
 
 
 def _t(freedom: int) -> float:

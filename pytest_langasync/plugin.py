@@ -77,8 +77,12 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_langasync.reporter import Reporter
 
     reporter = Reporter(config, settings)
-    config.pluginmanager.register(reporter, "langasync-reporter")
     worker = hasattr(config, "workerinput")
+    if not worker and not config.option.collectonly:
+        from pytest_langasync.account import Account
+
+        config.pluginmanager.register(Account(config, settings, reporter), "langasync-account")
+    config.pluginmanager.register(reporter, "langasync-reporter")
     distributed = getattr(config.option, "dist", "no") != "no" and not worker
     if distributed and not config.option.collectonly:
         from pytest_langasync.distribution import Distribution

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -201,7 +200,7 @@ class Reporter:
             )
 
     def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:
-        """Write the summary, and the report file where one was asked for."""
+        """Write the summary."""
         from pytest_langasync.report import terminal
         from pytest_langasync.report.text import escape
 
@@ -223,12 +222,6 @@ class Reporter:
             write("sandbox: nothing was paid; the sums are what a real run would have cost")
         for note in self._notes(exitstatus):
             write(escape(note), yellow=True)
-        if self.settings.report:
-            try:
-                self._write_report(exitstatus)
-                write(f"report written to {self.settings.report}")
-            except OSError as error:
-                write(f"--langasync-report: cannot write {self.settings.report}: {error}", red=True)
 
     def _estimated(self) -> dict[tuple[str, str], Estimate]:
         from pytest_langasync.pricing import add_estimates
@@ -273,26 +266,12 @@ class Reporter:
         ):
             yield "run the same command again to collect them"
 
-    # ---- the report file
+    # ---- for the account
 
-    def _write_report(self, exitstatus: int) -> None:
-        from pytest_langasync.report import jsonfile
-
+    def tests(self) -> dict[str, dict[str, Any]]:
+        """Return each test's verdict and scores by node ID."""
         verdicts = self.verdicts | dict.fromkeys(self.deferred, "deferred")
-        store = Store(self.settings.cache)
-        store.open()
-        evals = self.config.pluginmanager.get_plugin("langasync-evals")
-        data = jsonfile.run_json(
-            self.ledger,
-            tests={
-                nodeid: {"outcome": outcome, **self.scores.get(nodeid, {})}
-                for nodeid, outcome in verdicts.items()
-            },
-            gates=evals.gates.results() if evals is not None else (),
-            exit_status=int(exitstatus),
-            now=time.time(),
-            settings=self.settings.shown(),
-            request_body=store.request_body,
-            answer_body=lambda key: answer.body if (answer := store.answer(key)) else None,
-        )
-        jsonfile.write(Path(self.config.invocation_params.dir) / self.settings.report, data)
+        return {
+            nodeid: {"outcome": outcome, **self.scores.get(nodeid, {})}
+            for nodeid, outcome in verdicts.items()
+        }

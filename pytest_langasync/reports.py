@@ -150,3 +150,16 @@ def report_outcome(item: pytest.Item, outcome: BaseException, **extra: Any) -> N
             vars(report).update(extra)
         hook.pytest_runtest_logreport(report=report)
     hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+
+def fail_run(session: pytest.Session, name: str, message: str) -> None:
+    """Fail the run for something that no single test is to blame for."""
+    report = pytest.TestReport(
+        nodeid=name, location=(name.partition("::")[0], None, name), keywords={},
+        outcome="failed", longrepr=message, when="call",
+    )  # fmt: skip
+    vars(report)["langasync_gate"] = True
+    session.config.hook.pytest_runtest_logreport(report=report)
+    session.testsfailed += 1
+    if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED, 75):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

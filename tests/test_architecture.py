@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="needs the source tree
 # A module imports from its own layer or from those below.
 LAYERS = (
     {"plugin", "hookspecs"},
-    {"evals"},
+    {"evals", "account"},
     {"session", "distribution", "waves", "fixtures", "reporter", "reports"},
     {"hybrid"},
     {"crew", "rounds"},
@@ -29,8 +29,9 @@ LAYERS = (
     {"engine", "budget", "deferral", "hosts"},
     {"desk"},
     {"cli", "__main__"},
-    {"scoring", "cases", "gates", "intervals"},
+    {"scoring", "cases", "gates", "comparison"},
     {"report"},
+    {"intervals"},
     {"ledger"},
     {"batch", "_plan", "_poll", "_submit"},
     {"providers"},
@@ -54,6 +55,7 @@ PYTEST = {
     "fixtures",
     "reporter",
     "reports",
+    "account",
     "config",
 }
 

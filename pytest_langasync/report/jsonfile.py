@@ -11,9 +11,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from pytest_langasync.intervals import mean
 from pytest_langasync.ledger import Entry, Ledger, SummaryRow
 
-__all__ = ["SCHEMA", "run_json", "write"]
+__all__ = [
+    "SCHEMA", "figures", "run_json", "with_bodies", "without_calls", "write", "write_text",
+]  # fmt: skip
 
 SCHEMA = 1
 
@@ -23,30 +26,29 @@ Loader = Callable[[str], Any]
 def run_json(
     ledger: Ledger,
     *,
+    name: str = "",
     tests: Mapping[str, Mapping[str, Any]],
     exit_status: int,
     now: float,
     settings: Mapping[str, Any] | None = None,
     gates: Sequence[Mapping[str, Any]] = (),
-    request_body: Loader | None = None,
-    answer_body: Loader | None = None,
+    comparison: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the account of a run as JSON values. Money is in USD, null where unknown.
 
     Args:
+        name: under which the run is kept.
         tests: per node ID what is known of it (``outcome``, ``scores``, ``group``, …), as it is.
         now: the end of the run, in seconds since the epoch; ages are measured at it.
         settings: the run's options. They must hold no secret.
         gates: what was required of the run, and reached.
-        request_body: returns the request of a key; left out where it is None.
-        answer_body: returns the answer of a key; left out where it is None.
+        comparison: with an earlier run.
     """
     summary = ledger.summary()
     names = [*tests, *(name for name in ledger.tests() if name not in tests)]
-    bodies = {"request": request_body, "answer": answer_body}
-    loaders = {name: load for name, load in bodies.items() if load is not None}
     return {
         "schema": SCHEMA,
+        "name": name,
         "started_at": ledger.started_at,
         "ended_at": now,
         "exit_status": exit_status,
@@ -59,27 +61,79 @@ def run_json(
         "masked": summary.masked,
         "changed": list(summary.changed),
         "gates": [dict(gate) for gate in gates],
+        "comparison": comparison,
         "tests": [
             {
-                "id": name,
-                **tests.get(name, {}),
-                "calls": [_call(entry, now, loaders) for entry in ledger.calls(name)],
-                "deferred": [asdict(waiting) for waiting in ledger.waiting(name)],
+                "id": test,
+                **tests.get(test, {}),
+                "calls": [_call(entry, now) for entry in ledger.calls(test)],
+                "deferred": [asdict(waiting) for waiting in ledger.waiting(test)],
             }
-            for name in names
+            for test in names
         ],
+    }
+
+
+def with_bodies(
+    run: Mapping[str, Any], *, request_body: Loader, answer_body: Loader
+) -> dict[str, Any]:
+    """Return an account with what each call asked and what was answered, by the call's key."""
+
+    def told(call: Mapping[str, Any]) -> dict[str, Any]:
+        key = call["key"]
+        return {**call, "request": request_body(key), "answer": answer_body(key)}
+
+    tests = ({**test, "calls": [told(call) for call in test["calls"]]} for test in run["tests"])
+    return {**run, "tests": list(tests)}
+
+
+def without_calls(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is kept of an account: verdicts, scores and sums; no prompt and no answer."""
+    left_out = ("calls", "deferred", "case")
+    tests = ({k: v for k, v in test.items() if k not in left_out} for test in run["tests"])
+    return {**run, "tests": list(tests)}
+
+
+def figures(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the few figures of an account that a chart over many runs shows."""
+    marked = [test for test in run["tests"] if "group" in test or test["outcome"] == "deferred"]
+    outcomes = [test["outcome"] for test in marked]
+    missed = sum(bool(test.get("missed")) for test in marked)
+    passed, failed = outcomes.count("passed"), outcomes.count("failed") + outcomes.count("error")
+    judged = passed + failed + missed
+    scores: dict[str, list[float]] = {}
+    for test in run["tests"]:
+        for name, score in (test.get("scores") or {}).items():
+            if isinstance(score["value"], (int, float)):
+                scores.setdefault(name, []).append(float(score["value"]))
+    totals = run["totals"]
+    return {
+        "name": run["name"],
+        "started_at": run["started_at"],
+        "exit_status": run["exit_status"],
+        **{name: totals[name] for name in ("paid_usd", "list_price_usd", "saved_usd")},
+        "unknown_price": totals["unknown_price"],
+        "pass_rate": passed / judged if judged else None,
+        "passed": passed,
+        "failed": failed + missed,
+        "deferred": outcomes.count("deferred"),
+        "scores": {name: mean(values) for name, values in scores.items()},
     }
 
 
 def write(path: Path, document: Mapping[str, Any]) -> None:
     """Write ``document`` to ``path``, whole or not at all. Raises ``OSError``."""
+    write_text(path, json.dumps(document, ensure_ascii=False, indent=1, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``, whole or not at all. Raises ``OSError``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         # A lone surrogate becomes its backslash escape, which is what JSON has for it.
         with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            json.dump(document, file, ensure_ascii=False, indent=1, default=str)
-            file.write("\n")
+            file.write(text)
         os.replace(draft, path)
     except BaseException:
         os.unlink(draft)
@@ -108,7 +162,7 @@ def _row(row: SummaryRow) -> dict[str, Any]:
     }
 
 
-def _call(entry: Entry, now: float, loaders: Mapping[str, Loader]) -> dict[str, Any]:
+def _call(entry: Entry, now: float) -> dict[str, Any]:
     return {
         "key": entry.key,
         "provider": entry.provider,
@@ -123,7 +177,6 @@ def _call(entry: Entry, now: float, loaders: Mapping[str, Loader]) -> dict[str, 
         "list_price_usd": _usd(entry.list_price),
         "paid_usd": _usd(entry.paid),
         "age_seconds": round(max(0.0, now - entry.bought_at), 3),
-        **{name: load(entry.key) for name, load in loaders.items()},
     }
 
 
