@@ -31,8 +31,9 @@ ANSWERS = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the dataset grow: ``--cases 1000``."""
+    """Let the dataset grow: ``--cases 1000``. ``--prompt hasty`` plants a regression."""
     parser.addoption("--cases", type=int, default=20, help="dataset cases to rate (default 20)")
+    parser.addoption("--prompt", choices=("careful", "hasty"), default="careful")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -50,6 +51,11 @@ def pytest_langasync_sandbox_reply(request: ReplyRequest) -> Reply | str | None:
     if "Rate the answer" in request.prompt:
         score = 9 if is_right(request.prompt) else 2
         return json.dumps({"score": score, "reason": "Compared with what is known."})
+    if found := re.fullmatch(r"Add (\d+) and (\d+)\.", request.prompt):
+        return added_up(int(found[1]), int(found[2]), str(request.body["instructions"]))
+    if "Where is my parcel" in request.prompt:
+        please = request.attempt % 5 != 3
+        return "Could you give me the order number, please?" if please else "Which order?"
     return next((text for key, text in ANSWERS.items() if key in request.prompt), None)
 
 
@@ -57,6 +63,13 @@ def is_right(prompt: str) -> bool:
     """Judge the question and answer in a judge's prompt."""
     known = any(key in prompt and f"Answer: {text}" in prompt for key, text in ANSWERS.items())
     return known or sum_is_right(prompt) or any(pair in prompt for pair in right_pairs())
+
+
+def added_up(left: int, right: int, instructions: str) -> str:
+    """Add up as a model does: a hasty one is often wrong, a careful one seldom."""
+    seldom, often = left % 16 == 1, left % 3 != 0
+    wrong = often if "Guess" in instructions else seldom
+    return f"{left} + {right} = {left + right + wrong * (1 + left % 4)}"
 
 
 def sum_is_right(prompt: str) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_langasync.chain import CostEstimate, WrappedChain, wrap_chain
+    from pytest_langasync.evals import Langasync, Scored
     from pytest_langasync.exceptions import (
         CacheError,
         ConfigurationError,
@@ -30,9 +31,11 @@ __all__ = [
     "CostMonitor",
     "HybridBatchProcessor",
     "JobPendingError",
+    "Langasync",
     "LangasyncError",
     "NotReproducibleError",
     "ProviderError",
+    "Scored",
     "WrappedChain",
     "wrap_chain",
 ]
@@ -42,6 +45,8 @@ _PLACES = {
     "CostEstimate": "chain",
     "CostMonitor": "monitor",
     "HybridBatchProcessor": "hybrid",
+    "Langasync": "evals",
+    "Scored": "evals",
     "WrappedChain": "chain",
     "wrap_chain": "chain",
 }

@@ -112,3 +112,11 @@ class Disk:
                 yield _files.read_document(path)
             except (OSError, ValueError) as error:
                 self.report(f"{path}: damaged ({error})")
+
+    def forget_runs(self, before: float) -> int:
+        """Remove the runs stored before then (seconds since the epoch); return how many."""
+        paths = [self.root / "runs" / f"{run_id}.json" for run_id in self.run_ids()]
+        old = [path for path in paths if path.stat().st_mtime < before]
+        for path in old:
+            path.unlink()
+        return len(old)

@@ -73,6 +73,7 @@ class Account:
             self._append(Path(path), run)
         self.config.hook.pytest_langasync_run_finished(config=self.config, run=run)
 
+    @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Show the comparison, and what was written where."""
         from pytest_langasync.report.compared import comparison_lines

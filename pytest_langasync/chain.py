@@ -9,9 +9,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_langasync.config import MarkerOptions, Settings
+from pytest_langasync.config import Settings
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.job import BatchJob
+from pytest_langasync.marker import MarkerOptions
 from pytest_langasync.models import Event, Pending
 from pytest_langasync.pricing import Estimate, add_estimates
 from pytest_langasync.records import JobRecord, load_record, load_records, new_record

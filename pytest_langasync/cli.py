@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     add("jobs", House.jobs, "list the jobs in the cache")
     add("show", House.show, "show a job's requests and answers")
     add("cancel", House.cancel, "ask the provider to cancel a job")
-    add("prune", House.prune, "remove ended jobs from the cache, and their answers with them")
+    add("prune", House.prune, "remove ended jobs with their answers, and accounts of runs")
     add("doctor", House.doctor, "check the cache, the keys and what is under way")
     return top
 
@@ -194,7 +194,8 @@ class House:
         ended = [job for job in old if job.state is not JobState.RUNNING]
         for job in ended:
             shutil.rmtree(self.store.job_path(job.id))
-        self.write(f"removed {len(ended)} jobs and their answers")
+        runs = self.store.forget_runs(limit)
+        self.write(f"removed {len(ended)} jobs and their answers, and {runs} accounts of runs")
         if len(ended) < len(old):
             self.write(f"kept {len(old) - len(ended)} that still run")
         return 0

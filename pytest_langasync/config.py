@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_langasync.exceptions import ConfigurationError
 
-__all__ = ["OPTIONS", "MarkerOptions", "Option", "Settings", "duration", "settings_from"]
+__all__ = ["OPTIONS", "Option", "Settings", "duration", "settings_from"]
 
 PREFIX = "langasync_"
 MODES = ("batch", "resume", "offline", "realtime", "refresh", "estimate", "sandbox")
@@ -341,61 +340,3 @@ def _check(settings: Settings) -> None:
         raise ConfigurationError(
             "--langasync-offline and --langasync-refresh contradict each other: give one of them"
         )
-
-
-@dataclass(frozen=True)
-class MarkerOptions:
-    """The keywords of ``@pytest.mark.langasync``."""
-
-    priority: Literal["high", "normal", "low"] = "normal"
-    """The order in which jobs are created."""
-    realtime: bool = False
-    """Send this test's calls at once, at list price; they are still recorded and cached."""
-    max_retries: int | None = None
-    """How often a request that failed for no fault of its own is sent again."""
-    chain: Any = None
-    """What the fixture ``scored`` runs: a Runnable, a function or a coroutine function."""
-    inputs: Any = None
-    """Its cases: a list, a file, a function or a Dataset."""
-    scorer: Any = None
-    """One scorer, a list of them, or a dict of them by name."""
-    repeats: int = 1
-    """How many independent samples of the test are taken, each a test of its own."""
-    min_pass_rate: float = 1.0
-    """The share of the function's tests that must pass; single ones may then fail."""
-
-    @classmethod
-    def parse(cls, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> MarkerOptions:
-        """Check the marker's arguments.
-
-        Raises:
-            ConfigurationError: a positional argument, an unknown keyword or a wrong value.
-        """
-        known = [f.name for f in fields(cls)]
-        if arguments:
-            raise ConfigurationError(
-                f"takes keywords only ({', '.join(known)}), got {arguments[0]!r}"
-            )
-        for name in keywords:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, 1, 0.5)
-                hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
-                raise ConfigurationError(f"has no keyword {name!r}: {hint}")
-        if keywords.get("priority", "normal") not in ("high", "normal", "low"):
-            raise ConfigurationError(
-                f"priority={keywords['priority']!r} is not one of 'high', 'normal', 'low'"
-            )
-        if not isinstance(keywords.get("realtime", False), bool):
-            raise ConfigurationError(f"realtime={keywords['realtime']!r} is not True or False")
-        retries = keywords.get("max_retries")
-        if retries is not None and (
-            isinstance(retries, bool) or not isinstance(retries, int) or retries < 0
-        ):
-            raise ConfigurationError(f"max_retries={retries!r} is not a whole number of 0 or more")
-        repeats = keywords.get("repeats", 1)
-        if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-            raise ConfigurationError(f"repeats={repeats!r} is not a whole number of 1 or more")
-        rate = keywords.get("min_pass_rate", 1.0)
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= 1:
-            raise ConfigurationError(f"min_pass_rate={rate!r} is not a number from 0 to 1")
-        return cls(**keywords)

@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 from pytest_langasync import deferral, providers
 from pytest_langasync.batch import Batcher, Policy
 from pytest_langasync.budget import Budget
-from pytest_langasync.config import MarkerOptions, Settings
+from pytest_langasync.config import Settings
 from pytest_langasync.desk import CallDesk
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.hosts import Hosts
 from pytest_langasync.intercept import Interceptor
 from pytest_langasync.ledger import Ledger
+from pytest_langasync.marker import MarkerOptions
 from pytest_langasync.models import Call, Event, Pending, Request
 from pytest_langasync.pricing import PriceBook
 from pytest_langasync.replay import Attempt, Replay

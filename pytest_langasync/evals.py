@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_langasync.config import MarkerOptions, Settings
+from pytest_langasync.config import Settings
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.gates import Gates
+from pytest_langasync.marker import MarkerOptions
 
 if TYPE_CHECKING:
     from pytest_langasync.cases import Case
@@ -201,9 +202,7 @@ class Evals:
     def pytest_report_teststatus(
         self, report: pytest.TestReport
     ) -> tuple[str, str, str | tuple[str, dict[str, bool]]] | None:
-        """Give misses a letter of their own; a gate's failure needs none, for no test just ran."""
-        if hasattr(report, "langasync_gate"):
-            return "failed", "", ""
+        """Give misses a letter of their own."""
         if not getattr(report, "langasync", {}).get("missed"):
             return None
         return "missed", "m", ("MISSED", {"yellow": True})

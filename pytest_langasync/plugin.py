@@ -11,9 +11,10 @@ from dataclasses import replace
 import pytest
 
 from pytest_langasync import hookspecs
-from pytest_langasync.config import OPTIONS, PREFIX, MarkerOptions, Settings, settings_from
+from pytest_langasync.config import OPTIONS, PREFIX, Settings, settings_from
 from pytest_langasync.evals import EVAL_KEY, Evals
 from pytest_langasync.exceptions import ConfigurationError
+from pytest_langasync.marker import MarkerOptions
 
 SETTINGS_KEY = pytest.StashKey[Settings]()
 PLACEHOLDERS_KEY = pytest.StashKey[list[str]]()

@@ -159,7 +159,13 @@ def fail_run(session: pytest.Session, name: str, message: str) -> None:
         outcome="failed", longrepr=message, when="call",
     )  # fmt: skip
     vars(report)["langasync_gate"] = True
-    session.config.hook.pytest_runtest_logreport(report=report)
+    plugins = session.config.pluginmanager
+    terminal = plugins.get_plugin("terminalreporter")
+    # No test just ran: the terminal lists the failure, but has no letter and no progress to show.
+    hook = plugins.subset_hook_caller("pytest_runtest_logreport", [terminal] if terminal else [])
+    hook(report=report)
+    if terminal is not None:
+        terminal.stats.setdefault("failed", []).append(report)
     session.testsfailed += 1
     if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED, 75):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

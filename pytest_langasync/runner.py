@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pytest_langasync import masks
-from pytest_langasync.config import MarkerOptions, Settings
+from pytest_langasync.config import Settings
 from pytest_langasync.engine import Engine
 from pytest_langasync.exceptions import ConfigurationError, NotReproducibleError
+from pytest_langasync.marker import MarkerOptions
 from pytest_langasync.models import Event, Pending, digest
 from pytest_langasync.replay import Attempt
 

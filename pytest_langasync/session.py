@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 import pytest
 
 from pytest_langasync import masks
-from pytest_langasync.config import MarkerOptions, Settings
+from pytest_langasync.config import Settings
 from pytest_langasync.crew import Worker
 from pytest_langasync.engine import Engine
 from pytest_langasync.exceptions import CacheError, ConfigurationError
 from pytest_langasync.fixtures import Parked, Poison
+from pytest_langasync.marker import MarkerOptions
 from pytest_langasync.replay import Attempt
 from pytest_langasync.reporter import INVITATION, Reporter
 from pytest_langasync.reports import ReportBuffer, report_outcome

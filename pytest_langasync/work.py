@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pytest_langasync.config import MarkerOptions, Settings
+from pytest_langasync.config import Settings
 from pytest_langasync.exceptions import CacheError, ConfigurationError, ProviderError
 from pytest_langasync.ledger import Ledger, Summary
+from pytest_langasync.marker import MarkerOptions
 from pytest_langasync.models import Event
 from pytest_langasync.pricing import PriceBook
 from pytest_langasync.records import JobRecord

@@ -38,7 +38,7 @@ LAYERS = (
     {"intercept", "attempt", "masks", "replay", "renewal", "sse", "strands", "tracing"},
     {"store", "_disk", "_files", "_index", "_records", "_requests", "_spool"},
     {"pricing"},
-    {"config"},
+    {"config", "marker"},
     {"models"},
     {"exceptions"},
 )

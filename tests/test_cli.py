@@ -76,13 +76,15 @@ def test_prune(suite: Suite, provider: Sandbox) -> None:
     suite.plain(*BATCH)
     assert command(suite, "prune", "--older-than", "1h") == (
         0,
-        "removed 0 jobs and their answers\n",
+        "removed 0 jobs and their answers, and 0 accounts of runs\n",
     )
     provider.set_faults({"batch": [{"latency": 3600}]})
     suite.write(ONE_STEP.replace("Spain", "Italy"), "test_more")
     suite.plain(*BATCH, "--langasync-timeout=0")
     _status, text = command(suite, "prune", "--older-than", "0")
-    assert text == "removed 2 jobs and their answers\nkept 1 that still run\n"
+    assert (
+        text == "removed 2 jobs and their answers, and 1 accounts of runs\nkept 1 that still run\n"
+    )
     left = Store(suite.path / ".langasync")
     left.open()
     assert [job.state for job in left.jobs()] == [JobState.RUNNING]

@@ -118,7 +118,7 @@ def test_report(suite: Suite) -> None:
     assert "report written to run.json" in result.outlines
     data = report(suite)
     assert data["exit_status"] == result.ret == 1 and data["ended_at"] > data["started_at"]
-    assert data["settings"] == {"sandbox": True, "poll_interval": 2.0, "report": "run.json"}
+    assert data["settings"] == {"sandbox": True, "poll_interval": 2.0, "report": ["run.json"]}
     totals = data["totals"]
     assert (totals["requests"], totals["batched"], totals["failed"]) == (3, 3, 0)
     assert totals["paid_usd"] == pytest.approx(totals["list_price_usd"] / 2)

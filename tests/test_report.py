@@ -27,7 +27,7 @@ from pytest_langasync.models import (
     Request,
 )
 from pytest_langasync.pricing import Estimate, PriceBook
-from pytest_langasync.report.jsonfile import run_json, write
+from pytest_langasync.report.jsonfile import run_json, with_bodies, write
 from pytest_langasync.report.progress import Progress, interrupted_lines
 from pytest_langasync.report.terminal import (
     Line,
@@ -523,12 +523,16 @@ def a_ledger() -> Ledger:
 
 
 def test_run_json_holds_verdicts_calls_and_costs() -> None:
-    document = run_json(
+    bare = run_json(
         a_ledger(),
         tests={"t.py::test": {"outcome": "passed"}},
         exit_status=75,
         now=START + 100,
         settings={"timeout": 0},
+    )
+    assert "Paris" not in json.dumps(bare)
+    document = with_bodies(
+        bare,
         request_body={CALL.key: CALL.request.body}.__getitem__,
         answer_body={CALL.key: BODY}.__getitem__,
     )
@@ -546,11 +550,6 @@ def test_run_json_holds_verdicts_calls_and_costs() -> None:
     assert call["usage"]["input_tokens"] == 1000
     assert [waiting["job_id"] for waiting in other["deferred"]] == ["batch_2"]
     assert "secret" not in json.dumps(document)
-
-
-def test_run_json_without_loaders_has_no_bodies() -> None:
-    document = run_json(a_ledger(), tests={}, exit_status=0, now=START)
-    assert "Paris" not in json.dumps(document)
 
 
 def test_write_replaces_the_file_whole(tmp_path: Path) -> None:
