@@ -83,7 +83,7 @@ def test_prune(suite: Suite, provider: Sandbox) -> None:
     suite.plain(*BATCH, "--langasync-timeout=0")
     _status, text = command(suite, "prune", "--older-than", "0")
     assert (
-        text == "removed 2 jobs and their answers, and 1 accounts of runs\nkept 1 that still run\n"
+        text == "removed 2 jobs and their answers, and 2 accounts of runs\nkept 1 that still run\n"
     )
     left = Store(suite.path / ".langasync")
     left.open()

@@ -18,6 +18,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium"
 )
+COUNTS = dict.fromkeys(("batched", "cached", "realtime", "failed", "deferred"), 1)
 ATTACK = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>"
 
 
@@ -67,8 +68,9 @@ def an_account(tests: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     """Return an account with these tests."""
     return {
         "name": "run", "started_at": 1.0, "ended_at": 2.0, "exit_status": 0, "settings": {},
-        "totals": {**TOTALS, "list_price_usd": 1.0}, "models": [], "gates": [], "retries": [],
-        "passed": [], "masked": 0, "changed": [], "comparison": None, "tests": tests, **more,
+        "totals": COUNTS | TOTALS | {"list_price_usd": 1.0}, "models": [], "gates": [],
+        "retries": [], "passed": [], "masked": 0, "changed": [], "comparison": None,
+        "tests": tests, **more,
     }  # fmt: skip
 
 
