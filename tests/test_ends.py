@@ -202,9 +202,16 @@ class TestCache:
         for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
             monkeypatch.setenv(name, "sk-topsecret-0123456789")
         suite.write(TWO_STEPS + CLAUDE + "@pytest.mark.langasync\ndef test_no(): ask('x'); 1/0\n")
-        result = suite.plain(*BATCH, "--langasync-report=run.json", "--junitxml=out.xml")
-        suite.plain("--langasync-realtime", "--langasync-refresh")
-        assert "topsecret" not in output(result)
+        reports = ["--langasync-report=run.json,run.md,run.html", "--junitxml=out.xml"]
+        loud = ["-vv", "--showlocals", "--log-level=DEBUG", "-olog_cli=true", "--log-file=all.log"]
+        texts = [suite.plain(*BATCH, *reports, *loud)]
+        down = {"path": "POST /v1/chat/*", "status": 500, "count": 2}
+        provider.set_faults({"http": [down]})
+        texts.append(suite.plain("--langasync-realtime", "--langasync-refresh", *loud))
+        provider.set_faults({"http": [{"path": "*batches", "status": 401, "count": 0}]})
+        texts.append(suite.plain(*BATCH, "--langasync-refresh", *loud))
+        assert not ["topsecret" for one in texts if "topsecret" in output(one)]
+        assert "HTTP Request" in (suite.path / "all.log").read_text()
         files = [path for path in suite.path.rglob("*") if path.is_file()]
         assert len(files) > 8 and not [f for f in files if b"topsecret" in f.read_bytes()]
 
