@@ -109,7 +109,10 @@ class BatchSession:
                 return True  # to raise here would look like Ctrl-C in the worker
             raise
         finally:
-            self.engine.save()
+            try:
+                self.engine.save()
+            except CacheError as error:
+                self.reporter.troubles.append(str(error))
 
     # ---- one attempt
 
