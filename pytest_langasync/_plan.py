@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_langasync._records import Intent
+from pytest_langasync.config import Settings
 from pytest_langasync.exceptions import JobNotFoundError, ProviderError
 from pytest_langasync.models import Pending, make_custom_id, split_custom_id
 from pytest_langasync.providers import Client, Found, Limits, Provider
@@ -54,6 +55,19 @@ class Policy:
     lookup_pause: float = 2.0
     adopt_since: float = 0.0
     """With an empty cache, jobs created before this moment (since the epoch) are not looked for."""
+    tidy_before: float = 0.0
+    """Files of jobs that ended before this moment are deleted at the provider; 0 keeps all."""
+
+    @classmethod
+    def of(cls, settings: Settings, started_at: float) -> Policy:
+        """Return the policy of a run that began at ``started_at`` (since the epoch)."""
+        return cls(
+            poll_interval=settings.poll_interval,
+            first_poll=0.02 if settings.sandbox else min(1.0, settings.poll_interval),
+            max_retries=settings.max_retries,
+            adopt_since=settings.oldest(started_at),
+            tidy_before=0.0 if settings.keep_files else started_at,
+        )
 
 
 class Verdict(enum.Enum):

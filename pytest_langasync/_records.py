@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_langasync import _files
-from pytest_langasync.models import Job, JobState, Row
+from pytest_langasync._texts import Texts
+from pytest_langasync.models import Job, JobState, Row, split_custom_id
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -37,11 +38,15 @@ class StoredRequest:
     path: Path
     offset: int
     length: int
+    texts: Texts
+    """Where the large texts of its body are."""
 
     def body(self) -> Any:
-        """Read the body, or None when it was not stored or is damaged."""
+        """Read the body (or its digests), or None when it was not stored or is damaged."""
         found = _files.read_line(self.path, self.offset, self.length)
-        return found[1] if found and found[0].get("key") == self.key else None
+        if not found or found[0].get("key") != self.key:
+            return None
+        return self.texts.unpack(found[1], found[0].get("texts", ()))
 
 
 @dataclass(frozen=True)
@@ -159,3 +164,14 @@ def result_line(row: Row, received_at: float) -> bytes:
         "retryable": row.retryable,
     }
     return _files.encode_line(head, row.body)
+
+
+def belongs(custom_id: str, job: Job, expected: set[str]) -> bool:
+    """Return whether a row answers a request of this job."""
+    if custom_id in expected:
+        return True
+    nonce, key = split_custom_id(custom_id)
+    if len(expected) >= job.requests > 0:
+        return False
+    # Some or all requests are not known here: an ID made by us is as good.
+    return bool(key) and (nonce == job.nonce or not job.nonce)

@@ -5,22 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from sys import intern
+from typing import Any
 
-from pytest_langasync import _files
+from pytest_langasync import _files, masks
 from pytest_langasync import _records as records
 from pytest_langasync._disk import Disk
 from pytest_langasync._records import StoredRequest
+from pytest_langasync._texts import Texts
 from pytest_langasync.models import Job
 
 
 class Requests:
-    """Request heads by job and, once asked for, by owner. Bodies stay on disk."""
+    """Request heads by job and, once asked for, by owner. Bodies stay on disk.
 
-    def __init__(self, disk: Disk) -> None:
+    Without ``prompts`` only digests of the bodies are written.
+    """
+
+    def __init__(self, disk: Disk, *, prompts: bool = True) -> None:
         self._disk = disk
+        self._prompts = prompts
+        self._texts = Texts(disk.root / "texts")
         self._by_job: dict[str, dict[str, StoredRequest]] = {}
         self._by_owner: dict[str, list[StoredRequest]] | None = None
         self._by_key: dict[str, StoredRequest] = {}
+
+    def line(
+        self, custom_id: str, key: str, owner: str, occurrence: int, body: Any, **more: Any
+    ) -> bytes:
+        """Return a line of ``requests.jsonl``; its large texts are stored then."""
+        body, texts = self._texts.pack(body if self._prompts else masks.digests(body))
+        if texts:
+            more["texts"] = texts
+        return records.request_line(custom_id, key, owner, occurrence, body, **more)
+
+    def forget_texts(self, before: float) -> int:
+        """Remove large texts that no request has, written before then; return how many."""
+        root = self._disk.root
+        patterns = ("jobs/*/requests.jsonl", "realtime/*/requests.jsonl", "intents/*.jsonl")
+        lines = (line for p in patterns for path in root.glob(p) for line in _files.scan(path))
+        used = {name for line in lines if line for name in line.head.get("texts", ())}
+        return self._texts.forget(used, before)
 
     def forget(self, job_id: str = "") -> None:
         """Read again what was known of a job, and of all owners."""
@@ -52,6 +76,9 @@ class Requests:
             requests = [request for job in jobs for request in self._scan_job(job)]
             for folder in self._disk.folders("realtime"):
                 requests += self._scan(folder / "requests.jsonl", "", 0.0, None)
+            for intent in self._disk.open_intents():
+                path = self._disk.intent_requests(intent.nonce)
+                requests += self._scan(path, "", intent.created_at, intent.meta)
             requests.sort(key=lambda request: request.bought_at)
             self._by_owner, self._by_key = {}, {}
             for request in requests:
@@ -85,4 +112,5 @@ class Requests:
                 path=path,
                 offset=line.offset,
                 length=line.length,
+                texts=self._texts,
             )

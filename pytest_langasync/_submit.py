@@ -9,6 +9,7 @@ from typing import Protocol
 
 from pytest_langasync._plan import Ask, Lines, Policy, Verdict, look, new_nonce, one_model, plan
 from pytest_langasync._records import RequestMeta
+from pytest_langasync._tidy import tidy
 from pytest_langasync.exceptions import (
     CacheError,
     CapacityError,
@@ -94,6 +95,14 @@ class Submitter:
         for client in self._clients.values():
             client.close()
         self._clients.clear()
+
+    def tidy(self) -> None:
+        """Delete files at the providers in use that earlier runs needed."""
+        clients: dict[tuple[str, str], list[Client]] = {}
+        for (name, base_url, _, _), client in self._clients.items():
+            clients.setdefault((name, base_url), []).append(client)
+        if self._policy.tidy_before:
+            tidy(self._store, clients, self._policy.tidy_before)
 
     def place(self, asks: Iterable[Ask]) -> Placed:
         """Put each request into a job, under the lock of the cache."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from pytest_langasync import masks
 from pytest_langasync.comparison import compare, judged
 from pytest_langasync.config import Settings
 from pytest_langasync.exceptions import CacheError, ConfigurationError
@@ -191,9 +192,14 @@ class Account:
 
     def _told(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """Add what was asked and answered, from the cache."""
+
+        def request_body(key: str) -> Any:
+            body = self.store.request_body(key)
+            return None if masks.is_digests(body) else body
+
         return jsonfile.with_bodies(
             run,
-            request_body=self.store.request_body,
+            request_body=request_body,
             answer_body=lambda key: answer.body if (answer := self.store.answer(key)) else None,
         )
 

@@ -112,6 +112,7 @@ class Batcher:
             CacheError: the cache cannot be written.
         """
         failures = self._place([Ask(pending, valid) for pending in pendings])
+        self._submitter.tidy()
         self._raise([error for error, _ in failures])
 
     def attach(

@@ -171,7 +171,8 @@ class WrappedChain:
 
         Args:
             job_id: ``job.id``, or one of ``job.provider_jobs``.
-            inputs: needed where they are no plain JSON, or where the cache does not know the job.
+            inputs: needed where they are not in the cache: they are no plain JSON, prompts are not
+                stored, or the cache does not know the job.
             config: as in ``submit_batch``; it is not kept between processes.
 
         Raises:
@@ -181,7 +182,7 @@ class WrappedChain:
         record = load_record(self._settings.cache, job_id)
         known = inputs if inputs is not None else record.inputs if record else None
         if known is None:
-            why = "its inputs are no plain JSON" if record else "the cache does not know it"
+            why = "its inputs are not in the cache" if record else "the cache does not know it"
             raise ConfigurationError(f"{job_id}: {why}; give them: get_job(job_id, inputs=…)")
         if record is None:
             job = self._job(known, config)
@@ -214,7 +215,7 @@ class WrappedChain:
         places = [n for n, value in enumerate(_checked(inputs)) if urgent and urgent(value)]
         record = new_record(
             self.name, inputs, urgent=places, priority=priority, max_retries=max_retries,
-            refresh=refresh,
+            refresh=refresh, keep_inputs=self._settings.store_prompts,
         )  # fmt: skip
         return self._make(
             inputs, record, config, return_exceptions=return_exceptions, on_event=on_event,
@@ -232,6 +233,7 @@ def wrap_chain(
     cache_dir: str | Path = ".langasync",
     poll_interval: float = 60.0,
     max_cost: float | None = None,
+    store_prompts: bool = True,
     sandbox: bool = False,
     sandbox_latency: float = 0.0,
     sandbox_reply: Callable[[Any], Any] | None = None,
@@ -247,6 +249,7 @@ def wrap_chain(
             pytest plugin uses, too.
         poll_interval: the longest pause between two looks at a job, in seconds.
         max_cost: refuse to send a wave when the job may cost more than this, in USD.
+        store_prompts: keep requests and inputs in the cache, not only digests of requests.
         sandbox: send to the embedded local provider: no key, no network, no cost.
         sandbox_latency: how long a sandbox batch takes, in seconds.
         sandbox_reply: what the sandbox's model says (as the hook
@@ -262,7 +265,7 @@ def wrap_chain(
     settings = Settings(
         rootdir=find_root(Path.cwd()), batch=True, cache_dir=str(cache_dir),
         poll_interval=poll_interval, max_cost=max_cost, sandbox=sandbox,
-        sandbox_latency=sandbox_latency,
+        sandbox_latency=sandbox_latency, store_prompts=store_prompts,
     )  # fmt: skip
     return WrappedChain(chain, settings, name=_name(chain), sandbox_reply=sandbox_reply)
 

@@ -16,7 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TextIO
 
-from pytest_langasync import _files, providers
+from pytest_langasync import _files, masks, providers
 from pytest_langasync.config import duration
 from pytest_langasync.exceptions import ConfigurationError, LangasyncError
 from pytest_langasync.models import Credentials, Job, JobState
@@ -27,6 +27,8 @@ from pytest_langasync.store import Intent, Store
 
 __all__ = ["main"]
 
+HOUR = 3600.0
+MONTH = 30 * 24 * HOUR
 COLUMNS = ("job", "age", "provider", "model", "status", "asked", "ok", "failed", "paid")
 
 
@@ -153,7 +155,9 @@ class House:
         self.write(f"at {job.base_url}{job.endpoint}" + (f": {job.reason}" if job.reason else ""))
         for request in self.store.requests_in(job.id):
             answer = self.store.answer(request.key)
-            asked = one_line(last_message(request.body() or {}))
+            body = request.body()
+            stored = isinstance(body, dict) and not masks.is_digests(body)
+            asked = one_line(last_message(body)) if stored else "(not stored)"
             self.write(f"{request.owner}")
             self.write(f"    asked     {shorten(asked, 100)}")
             if answer is not None and answer.job_id == job.id:
@@ -194,6 +198,8 @@ class House:
         ended = [job for job in old if job.state is not JobState.RUNNING]
         for job in ended:
             shutil.rmtree(self.store.job_path(job.id))
+        with self.store.lock():  # a text is written shortly before the request that has it
+            self.store.forget_texts(min(limit, time.time() - HOUR))
         runs = self.store.forget_runs(limit)
         self.write(f"removed {len(ended)} jobs and their answers, and {runs} accounts of runs")
         if len(ended) < len(old):
@@ -216,6 +222,7 @@ class House:
         running = [job for job in jobs if job.state is JobState.RUNNING]
         self.write(f"cache: {self.store.root.resolve()}, {len(jobs)} jobs, {len(running)} running")
         trouble += self._ask_about(running)
+        trouble += self._orphans(jobs)
         for provider in providers.providers():
             found = [name for name in provider.key_variables if os.environ.get(name)]
             self.write(f"{provider.name}: " + ("key set" if found else "no key in the environment"))
@@ -237,6 +244,27 @@ class House:
             else:
                 done = status.completed + status.failed
                 self.write(f"{job.id}: {status.word} {done}/{status.total or job.requests}")
+
+    def _orphans(self, jobs: Sequence[Job]) -> Iterable[str]:
+        """Tell of batches that this suite has at its providers and this cache does not know."""
+        known = {job.id for job in jobs} | {""}
+        suites = {job.metadata.get("suite") for job in jobs} - {None}
+        for name, base_url in sorted({(job.provider, job.base_url) for job in jobs}):
+            if not any(os.environ.get(v) for v in providers.by_name(name).key_variables):
+                continue
+            client = self._client(name, base_url, ())
+            try:
+                for found in client.find(time.time() - MONTH):
+                    if found.suite in suites and found.job_id not in known:
+                        yield (
+                            f"orphan: {found.job_id} ({found.total} requests) at {base_url} is of "
+                            f"this suite and not in this cache: pytest --langasync-resume="
+                            f"{found.job_id} takes it in"
+                        )
+            except LangasyncError as error:
+                yield f"{name}: {error}"
+            finally:
+                client.close()
 
     def _forget(self, nonce: str) -> int:
         known: dict[str, Intent] = {intent.nonce: intent for intent in self.store.intents()}

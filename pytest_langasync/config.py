@@ -172,6 +172,13 @@ OPTIONS: tuple[Option, ...] = (
         duration,
         ini=True,
     ),
+    Option(
+        "keep_files",
+        "leave input and output files at OpenAI, where a later run would delete those no longer "
+        "needed",
+        ini=True,
+        parse=_flag,
+    ),
     Option("cache_dir", "where answers are kept (default .langasync)", "DIR", ini=True),
     Option(
         "poll_interval",
@@ -229,6 +236,14 @@ OPTIONS: tuple[Option, ...] = (
         cli=False,
     ),
     Option(
+        "store_prompts",
+        "whether request bodies are kept in the cache, or only digests of them (default true)",
+        "BOOL",
+        _flag,
+        ini=True,
+        cli=False,
+    ),
+    Option(
         "match_generated_ids",
         "whether a stored answer may serve a request that differs only in generated identifiers "
         "(default true)",
@@ -260,6 +275,7 @@ class Settings:
     sandbox: bool = False
     sandbox_url: str = ""
     sandbox_latency: float = 0.0
+    keep_files: bool = False
     cache_dir: str = ".langasync"
     poll_interval: float = 60.0
     max_retries: int = 3
@@ -269,6 +285,7 @@ class Settings:
     fail_on_regression: bool = False
     report: tuple[str, ...] = ()
     samples: str = "per-test"
+    store_prompts: bool = True
     match_generated_ids: bool = True
 
     @property

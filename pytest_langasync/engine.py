@@ -18,6 +18,7 @@ from pytest_langasync.batch import Batcher, Policy
 from pytest_langasync.budget import Budget
 from pytest_langasync.config import Settings
 from pytest_langasync.desk import CallDesk
+from pytest_langasync.edits import edits
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.hosts import Hosts
 from pytest_langasync.intercept import Interceptor
@@ -34,7 +35,6 @@ __all__ = ["Engine"]
 
 UNUSED = "(unused)"
 """Stands for a test in the books, where an answer was bought that no test used."""
-PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 
 
 class Engine:
@@ -59,12 +59,12 @@ class Engine:
         self._replaying = replaying
         self.prices = PriceBook()
         self.ledger = Ledger(self.started_at, self.prices)
-        self.store = Store(settings.cache)
+        self.store = Store(settings.cache, prompts=settings.store_prompts)
         self.hosts = Hosts(local_url)
         self.batcher = Batcher(
             self.store,
             suite=settings.rootdir.name,
-            policy=_policy(settings, self.started_at),
+            policy=Policy.of(settings, self.started_at),
             notify=notify,
             tick=tick,
             connect=self.hosts.connect,
@@ -84,6 +84,7 @@ class Engine:
         self._fixtures: set[str] = set()
         self._deferred = False
         self._changes: dict[str, dict[str, Any] | None] = {}
+        self._generated: dict[str, dict[str, Any]] = {}  # judged, but ask with new identifiers
         self._providers = providers.providers()
         endpoints = tuple(e for provider in self._providers for e in provider.endpoints)
         self._desk = CallDesk(self.strands, self.ledger)
@@ -164,7 +165,7 @@ class Engine:
             owner,
             number,
             realtime=options.realtime,
-            priority=PRIORITIES[options.priority],
+            priority=options.rank,
             max_retries=options.max_retries,
         )
         with self._tracing(attempt) if traced else contextlib.nullcontext():
@@ -209,8 +210,10 @@ class Engine:
                 changes[scope] = {"errors_spent_at": time.time()}
             if scope != attempt.owner:
                 self._fixtures.add(scope)
-        for _ in range(attempt.masked):
-            self.ledger.masked(attempt.owner)
+        if attempt.masked:
+            self.ledger.masked(attempt.owner, attempt.masked)
+            bought = sorted(answer.key for _, _, answer in attempt.used)
+            self._generated[attempt.owner] = {"waiting": bought}
         if attempt.owner in self.replay.state:
             changes.setdefault(attempt.owner, None)
         self.replay.effort.pop(attempt.owner, None)
@@ -284,6 +287,7 @@ class Engine:
         if self.refused:
             raise ConfigurationError(self.refused)
         batchable = [p for p in pendings if self._has_batch_api(p)]
+        self.tell_edits(batchable)
         self.budget.check([p for p in batchable if not self.paid_for(p)])
         changes = self._note_waiting(batchable)
         if changes:  # written down before it is bought
@@ -355,9 +359,13 @@ class Engine:
             or self.store.in_flight(pending.key) is not None
         )
 
+    def tell_edits(self, pendings: Iterable[Pending]) -> None:
+        """Tell how what is about to be bought differs from what the same tests had stored."""
+        for line in edits([p for p in pendings if not self.paid_for(p)], self.replay):
+            self._notify(Event("changed", message=line))
+
     def _has_batch_api(self, pending: Pending) -> bool:
-        has_one = self.hosts.has_batch_api(pending)
-        if not has_one:
+        if not (has_one := self.hosts.has_batch_api(pending)):
             self.replay.realtime_bases.add(pending.base_url)
         return has_one
 
@@ -383,18 +391,10 @@ class Engine:
 
     def save(self) -> None:
         """Write down whose errors have served and who is no longer waiting."""
-        if not self._deferred:  # else a fixture may be asked again on behalf of another test
-            for owner in self._fixtures & self.replay.state.keys():
-                self._changes.setdefault(owner, None)
+        if self._deferred:  # the run goes on: all tests ask once more
+            self._changes |= {o: e for o, e in self._generated.items() if not self._changes.get(o)}
+        else:
+            self._changes = dict.fromkeys(self._fixtures & self.replay.state.keys()) | self._changes
         if self._changes:
             self.store.update_owner_state(self._changes)
             self._changes.clear()
-
-
-def _policy(settings: Settings, started_at: float) -> Policy:
-    return Policy(
-        poll_interval=settings.poll_interval,
-        first_poll=0.02 if settings.sandbox else min(1.0, settings.poll_interval),
-        max_retries=settings.max_retries,
-        adopt_since=settings.oldest(started_at),
-    )

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_langasync.config import Settings
-from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.gates import Gates
 from pytest_langasync.marker import MarkerOptions
 
 if TYPE_CHECKING:
     from pytest_langasync.cases import Case
 
-__all__ = ["EVAL_KEY", "Call", "Evals", "Langasync", "Scored"]
+__all__ = [
+    "EVAL_KEY", "Call", "Evals", "Langasync", "Scored", "generate", "open_record", "run_case",
+]  # fmt: skip
 
 EVAL_KEY = pytest.StashKey[MarkerOptions]()
 RECORD_KEY = pytest.StashKey["Langasync"]()
@@ -127,48 +128,14 @@ class Scored:
 
 
 class Evals:
-    """The plugin object; registered in every process: scores work without a flag, too.
+    """The plugin object; registered where a test is marked: scores work without a flag, too.
 
     ``gates`` is None in xdist workers, which see a part of the run only.
     """
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
-        self.config = config
         worker = hasattr(config, "workerinput")
-        self.mistakes: list[str] = []
         self.gates = None if worker else Gates(settings.min_pass_rate, settings.min_score)
-
-    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Make one test for each case, and for each repeat."""
-        marker = next(metafunc.definition.iter_markers("langasync"), None)
-        if marker is None:
-            return
-        from pytest_langasync.cases import load_cases
-
-        try:
-            options = MarkerOptions.parse(marker.args, marker.kwargs)
-            cases = (
-                load_cases(options.inputs, metafunc.definition.path.parent)
-                if options.inputs is not None and "scored" in metafunc.fixturenames
-                else []
-            )
-        except ConfigurationError as error:
-            where = metafunc.definition.nodeid
-            self.mistakes.append(f"{where}: @pytest.mark.langasync {error}")
-            return
-        if cases:
-            ids = [case.name or str(number) for number, case in enumerate(cases)]
-            metafunc.parametrize("langasync_case", cases, ids=ids, indirect=True)
-        if options.repeats > 1:
-            metafunc.fixturenames.append("langasync_repeat")
-            ids = [f"repeat{number}" for number in range(1, options.repeats + 1)]
-            metafunc.parametrize("langasync_repeat", range(options.repeats), ids=ids, indirect=True)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self) -> None:
-        """Tell mistakes in markers in one line each, once all tests are collected."""
-        if self.mistakes:
-            raise pytest.UsageError("\n".join(self.mistakes))
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_makereport(
@@ -234,60 +201,60 @@ class Evals:
         for line in lines:
             terminalreporter.write_line(line)
 
-    # ---- fixtures
 
-    @pytest.fixture
-    def langasync(self, request: pytest.FixtureRequest) -> Iterator[Langasync]:
-        """The test's own view of its run: ``attempt``, ``score(…)``, ``calls``, ``cost``."""
-        session = request.config.pluginmanager.get_plugin("langasync-session")
-        attempt = session.attempt_number(request.node) if session else 1
-        record = Langasync(attempt, _item=request.node)
-        request.node.stash[RECORD_KEY] = record
-        yield record
+# ---- what plugin.py hands over once a test is marked, or asks for a fixture
 
-    @pytest.fixture
-    def langasync_repeat(self, request: pytest.FixtureRequest) -> int:
-        """Which of its repeats this test is, from 0."""
-        return int(getattr(request, "param", 0))
 
-    @pytest.fixture
-    def langasync_case(self, request: pytest.FixtureRequest) -> Case:
-        """The case of a declarative evaluation."""
-        case: Case | None = getattr(request, "param", None)
-        if case is None:
-            pytest.fail(
-                "the fixture 'scored' needs cases: "
-                "@pytest.mark.langasync(chain=…, inputs=…, scorer=…)",
-                pytrace=False,
-            )
-        return case
+def generate(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
+    """Make one test for each case, and for each repeat.
 
-    @pytest.fixture
-    def scored(
-        self, request: pytest.FixtureRequest, langasync: Langasync, langasync_case: Case
-    ) -> Scored:
-        """One case, run through the marker's ``chain`` and scored by its ``scorer``."""
-        from pytest_langasync.scoring import apply
+    Raises:
+        ConfigurationError: the marker's keywords, or its inputs, make no sense.
+    """
+    from pytest_langasync.cases import load_cases
 
-        case, options = langasync_case, request.node.stash[EVAL_KEY]
-        if options.chain is None:
-            pytest.fail("@pytest.mark.langasync needs chain=… to score its inputs", pytrace=False)
-        langasync.case |= {"input": plain(case.input), "expected": plain(case.expected)}
-        output = run_chain(options.chain, case.input)
-        langasync.case["output"] = plain(output)
-        given = options.scorer
-        named = given if isinstance(given, dict) else {}
-        scorers = list(named.values()) if named else given if isinstance(given, list) else [given]
-        reasons: dict[str, str | None] = {}
-        for index, scorer in enumerate(one for one in scorers if one is not None):
-            for name, score in apply(scorer, case.input, output, case.expected).items():
-                key = list(named)[index] if named else name
-                langasync.score(key, score.value, score.reason)
-                reasons[key] = score.reason
-        values = {name: one["value"] for name, one in langasync.scores.items()}
-        return Scored(
-            case.input, output, case.expected, values, reasons, langasync.calls, langasync.cost
-        )
+    options = MarkerOptions.parse(marker.args, marker.kwargs)
+    if options.inputs is not None and "scored" in metafunc.fixturenames:
+        cases = load_cases(options.inputs, metafunc.definition.path.parent)
+        ids = [case.name or str(number) for number, case in enumerate(cases)]
+        metafunc.parametrize("langasync_case", cases, ids=ids, indirect=True)
+    if options.repeats > 1:
+        metafunc.fixturenames.append("langasync_repeat")
+        ids = [f"repeat{number}" for number in range(1, options.repeats + 1)]
+        metafunc.parametrize("langasync_repeat", range(options.repeats), ids=ids, indirect=True)
+
+
+def open_record(request: pytest.FixtureRequest) -> Langasync:
+    """Return the record of a test that begins to run."""
+    session = request.config.pluginmanager.get_plugin("langasync-session")
+    attempt = session.attempt_number(request.node) if session else 1
+    record = request.node.stash[RECORD_KEY] = Langasync(attempt, _item=request.node)
+    return record
+
+
+def run_case(request: pytest.FixtureRequest, langasync: Langasync, case: Case) -> Scored:
+    """Run a case through the marker's ``chain``, and score it by its ``scorer``."""
+    from pytest_langasync.scoring import apply
+
+    options = request.node.stash[EVAL_KEY]
+    if options.chain is None:
+        pytest.fail("@pytest.mark.langasync needs chain=… to score its inputs", pytrace=False)
+    langasync.case |= {"input": plain(case.input), "expected": plain(case.expected)}
+    output = run_chain(options.chain, case.input)
+    langasync.case["output"] = plain(output)
+    given = options.scorer
+    named = given if isinstance(given, dict) else {}
+    scorers = list(named.values()) if named else given if isinstance(given, list) else [given]
+    reasons: dict[str, str | None] = {}
+    for index, scorer in enumerate(one for one in scorers if one is not None):
+        for name, score in apply(scorer, case.input, output, case.expected).items():
+            key = list(named)[index] if named else name
+            langasync.score(key, score.value, score.reason)
+            reasons[key] = score.reason
+    values = {name: one["value"] for name, one in langasync.scores.items()}
+    return Scored(
+        case.input, output, case.expected, values, reasons, langasync.calls, langasync.cost
+    )
 
 
 def run_chain(chain: Any, value: Any) -> Any:

@@ -201,7 +201,7 @@ class Ledger:
 
     def used(self, test: str, call: Call, answer: Answer) -> Entry:
         """Note that ``test`` was given ``answer``; the same answer again changes nothing."""
-        key = call.key
+        key = answer.key  # not the call's: it may differ in a generated identifier
         self._tests.setdefault(test, {})[key] = None
         known = self._entries.get(key)
         if known is not None and known.received_at == answer.received_at:
@@ -240,9 +240,9 @@ class Ledger:
         self._passed[host] += 1
         self._why[host] = min(why, self._why.get(host, why))
 
-    def masked(self, test: str) -> None:
-        """Count an answer that was replayed although generated identifiers differed."""
-        self._masked[test] += 1
+    def masked(self, test: str, count: int = 1) -> None:
+        """Count answers that were replayed although generated identifiers differed."""
+        self._masked[test] += count
 
     def changed(self, test: str) -> None:
         """Note that a request of ``test`` differs from the one stored by an earlier run."""

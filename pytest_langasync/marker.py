@@ -11,6 +11,8 @@ from pytest_langasync.exceptions import ConfigurationError
 
 __all__ = ["MarkerOptions"]
 
+PRIORITIES = ("high", "normal", "low")
+
 
 @dataclass(frozen=True)
 class MarkerOptions:
@@ -33,6 +35,11 @@ class MarkerOptions:
     min_pass_rate: float = 1.0
     """The share of the function's tests that must pass; single ones may then fail."""
 
+    @property
+    def rank(self) -> int:
+        """The place of the priority: jobs of the lowest rank are created first."""
+        return PRIORITIES.index(self.priority)
+
     @classmethod
     def parse(cls, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> MarkerOptions:
         """Check the marker's arguments.
@@ -50,7 +57,7 @@ class MarkerOptions:
                 close = difflib.get_close_matches(name, known, 1, 0.5)
                 hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
                 raise ConfigurationError(f"has no keyword {name!r}: {hint}")
-        if keywords.get("priority", "normal") not in ("high", "normal", "low"):
+        if keywords.get("priority", "normal") not in PRIORITIES:
             raise ConfigurationError(
                 f"priority={keywords['priority']!r} is not one of 'high', 'normal', 'low'"
             )

@@ -14,9 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise, zip_longest
 from typing import Any
 
-from pytest_langasync.models import canonical_json
+from pytest_langasync.models import canonical_json, digest
 
-__all__ = ["difference", "mask", "nearest", "replace_tokens", "same_but_for_tokens"]
+__all__ = [
+    "changed_paths", "difference", "digests", "is_digests", "mask", "nearest", "replace_tokens",
+    "same_but_for_tokens",
+]  # fmt: skip
 
 # ---- tokens
 
@@ -124,12 +127,34 @@ def mask(body: Any) -> tuple[str, list[str]]:
     return canonical_json(masked(body)), list(numbers)
 
 
+_DIGESTS = "$langasync_digests"
+
+
+def digests(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what may be stored of a body in place of its texts: the model, digests, its tokens."""
+    text, tokens = mask(body)
+    kept = {name: f"sha256:{digest(value)}" for name, value in body.items() if name != "model"}
+    model = {"model": body["model"]} if "model" in body else {}
+    return {_DIGESTS: {"masked": digest(text), "tokens": tokens}, **model, **kept}
+
+
+def is_digests(body: Any) -> bool:
+    """Return whether a stored body is what ``digests`` made of it."""
+    return isinstance(body, Mapping) and isinstance(body.get(_DIGESTS), Mapping)
+
+
 def same_but_for_tokens(old: Any, new: Any) -> dict[str, str] | None:
     """Return old tokens mapped to the new ones if the bodies differ in nothing else, or None.
 
     Tokens must correspond one to one: a token that repeats in one body repeats in the other.
-    Unchanged tokens are left out, so equal bodies give an empty mapping.
+    Unchanged tokens are left out, so equal bodies give an empty mapping. ``old`` may be digests.
     """
+    if is_digests(old):
+        text, tokens = mask(new)
+        if digest(text) != old[_DIGESTS]["masked"]:
+            return None
+        pairs = zip(old[_DIGESTS]["tokens"], tokens, strict=True)
+        return {a: b for a, b in pairs if a != b}
     there: dict[str, str] = {}
     back: dict[str, str] = {}
 
@@ -190,10 +215,11 @@ def difference(old: Any, new: Any, width: int = 100) -> str:
 
     Lines are sorted by path and about ``width`` characters long; long texts are cut down to where
     they begin to differ, and control characters are escaped. Equal bodies give an empty text.
+    Where only digests of ``old`` are stored, digests are compared.
     """
     lines: list[str] = []
     more = 0
-    for path, a, b in _changes("", old, new):
+    for path, a, b in _changes("", *_comparable(old, new)):
         if len(lines) == _MAX_LINES:
             more += 1
             continue
@@ -201,6 +227,27 @@ def difference(old: Any, new: Any, width: int = 100) -> str:
         before, after = _excerpts(a, b, room)
         lines.append(f"{path or 'body'}: {before} → {after}")
     return "\n".join([*lines, *([f"… and {more} more"] if more else [])])
+
+
+def changed_paths(old: Any, new: Any) -> tuple[str, ...]:
+    """Return the places where two bodies differ, sorted, without the numbers of list items.
+
+    ``+tools[].strict`` was added, ``-seed`` was removed, ``~messages[].content`` has changed.
+    """
+    found = set()
+    for path, a, b in _changes("", *_comparable(old, new)):
+        sign = "+" if a is _ABSENT else "-" if b is _ABSENT else "~"
+        found.add(sign + re.sub(r"\[\d+\]", "[]", path or "body"))
+    return tuple(sorted(found))
+
+
+def _comparable(old: Any, new: Any) -> tuple[Any, Any]:
+    """Return both bodies in one form: as digests where only these are stored of the old one."""
+    if not is_digests(old):
+        return old, new
+    new = new if is_digests(new) else digests(new)
+    plain = ({k: v for k, v in body.items() if k != _DIGESTS} for body in (old, new))
+    return next(plain), next(plain)
 
 
 def _changes(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -254,10 +301,11 @@ def nearest(body: Any, candidates: Iterable[Any]) -> int | None:
 
     Likeness is the share of common word pairs; of very long bodies both ends are compared.
     """
-    wanted = _words(body)
+    plain = _words(body)
     best, index = _ENOUGH, None
     for number, candidate in enumerate(candidates):
-        words = _words(candidate)
+        wanted = _words(_comparable(candidate, body)[1]) if is_digests(candidate) else plain
+        words = _words(_comparable(candidate, candidate)[0])
         total = wanted.total() + words.total()
         score = 2 * (wanted & words).total() / total if total else 0.0
         if score > best:

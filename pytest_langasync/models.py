@@ -233,6 +233,7 @@ class Pending:
 
 EventKind = Literal[
     "gathered",
+    "changed",
     "uploading",
     "submitted",
     "attached",

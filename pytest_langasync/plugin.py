@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_langasync import hookspecs
 from pytest_langasync.config import OPTIONS, PREFIX, Settings, settings_from
-from pytest_langasync.evals import EVAL_KEY, Evals
 from pytest_langasync.exceptions import ConfigurationError
-from pytest_langasync.marker import MarkerOptions
+
+if TYPE_CHECKING:
+    from pytest_langasync.cases import Case
+    from pytest_langasync.evals import Langasync, Scored
 
 SETTINGS_KEY = pytest.StashKey[Settings]()
 PLACEHOLDERS_KEY = pytest.StashKey[list[str]]()
+MISTAKES_KEY = pytest.StashKey[list[str]]()
 
 MARKER = (
     "langasync(priority='normal', realtime=False, max_retries=None, chain=None, inputs=None, "
@@ -72,7 +76,12 @@ def pytest_configure(config: pytest.Config) -> None:
     except ConfigurationError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[SETTINGS_KEY] = settings
-    config.pluginmanager.register(Evals(config, settings), "langasync-evals")
+    config.stash[MISTAKES_KEY] = []
+    distributed = getattr(config.option, "dist", "no") != "no" and not hasattr(
+        config, "workerinput"
+    )
+    if distributed:  # it will see reports, but no tests
+        _score(config)
     if not settings.active or config.getoption("help", False):
         return
     from pytest_langasync.reporter import Reporter
@@ -84,7 +93,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
         config.pluginmanager.register(Account(config, settings, reporter), "langasync-account")
     config.pluginmanager.register(reporter, "langasync-reporter")
-    distributed = getattr(config.option, "dist", "no") != "no" and not worker
     if distributed and not config.option.collectonly:
         from pytest_langasync.distribution import Distribution
 
@@ -96,23 +104,90 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(BatchSession(config, settings, reporter), "langasync-session")
 
 
+def _score(config: pytest.Config) -> None:
+    """Register what adds scores up."""
+    if not config.pluginmanager.has_plugin("langasync-evals"):
+        from pytest_langasync.evals import Evals
+
+        config.pluginmanager.register(Evals(config, config.stash[SETTINGS_KEY]), "langasync-evals")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make one test for each case of a marked function, and for each repeat."""
+    marker = next(metafunc.definition.iter_markers("langasync"), None)
+    if marker is not None:
+        from pytest_langasync.evals import generate
+
+        try:
+            generate(metafunc, marker)
+        except ConfigurationError as error:
+            where = f"{metafunc.definition.nodeid}: @pytest.mark.langasync"
+            metafunc.config.stash[MISTAKES_KEY].append(f"{where} {error}")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Check the marker's keywords on every run, so that a nightly job is not the first to tell."""
-    settings = config.stash[SETTINGS_KEY]
-    for item in items:
-        marker = item.get_closest_marker("langasync")
-        if marker is None and not settings.all:
-            continue
-        try:
-            options = MarkerOptions.parse(*((marker.args, marker.kwargs) if marker else ((), {})))
-        except ConfigurationError as error:
-            raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.langasync {error}") from None
-        if hasattr(getattr(item, "obj", None), "hypothesis"):
-            # Its examples differ each time: no answer would ever be asked for again.
-            options = replace(options, realtime=True)
-        item.stash[EVAL_KEY] = options
-        if settings.active:
-            from pytest_langasync.session import OPTIONS_KEY
+    mistakes: list[str] = config.stash[MISTAKES_KEY]
+    if mistakes:
+        raise pytest.UsageError("\n".join(mistakes))
+    everything = config.stash[SETTINGS_KEY].all
+    marked = [i for i in items if everything or i.get_closest_marker("langasync") is not None]
+    for item in marked:
+        _mark(item)
+    if marked:
+        _score(config)
 
-            item.stash[OPTIONS_KEY] = options
+
+def _mark(item: pytest.Item) -> None:
+    """Note on a test what its marker says."""
+    from pytest_langasync.evals import EVAL_KEY
+    from pytest_langasync.marker import MarkerOptions
+
+    marker = item.get_closest_marker("langasync")
+    try:
+        options = MarkerOptions.parse(*((marker.args, marker.kwargs) if marker else ((), {})))
+    except ConfigurationError as error:
+        raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.langasync {error}") from None
+    if hasattr(getattr(item, "obj", None), "hypothesis"):
+        # Its examples differ each time: no answer would ever be asked for again.
+        options = replace(options, realtime=True)
+    item.stash[EVAL_KEY] = options
+    if item.config.stash[SETTINGS_KEY].active:
+        from pytest_langasync.session import OPTIONS_KEY
+
+        item.stash[OPTIONS_KEY] = options
+
+
+@pytest.fixture
+def langasync(request: pytest.FixtureRequest) -> Langasync:
+    """The test's own view of its run: ``attempt``, ``score(…)``, ``calls``, ``cost``."""
+    from pytest_langasync.evals import open_record
+
+    return open_record(request)
+
+
+@pytest.fixture
+def langasync_repeat(request: pytest.FixtureRequest) -> int:
+    """Which of its repeats this test is, from 0."""
+    return int(getattr(request, "param", 0))
+
+
+@pytest.fixture
+def langasync_case(request: pytest.FixtureRequest) -> Case:
+    """The case of a declarative evaluation."""
+    case: Case | None = getattr(request, "param", None)
+    if case is None:
+        pytest.fail(
+            "the fixture 'scored' needs cases: @pytest.mark.langasync(chain=…, inputs=…, scorer=…)",
+            pytrace=False,
+        )
+    return case
+
+
+@pytest.fixture
+def scored(request: pytest.FixtureRequest, langasync: Langasync, langasync_case: Case) -> Scored:
+    """One case, run through the marker's ``chain`` and scored by its ``scorer``."""
+    from pytest_langasync.evals import run_case
+
+    return run_case(request, langasync, langasync_case)

@@ -32,7 +32,7 @@ class JobRecord:
     count: int
     """How many inputs there are."""
     inputs: tuple[Any, ...] | None
-    """The inputs, where all of them are plain JSON."""
+    """The inputs, where all of them are plain JSON and may be kept."""
     urgent: tuple[int, ...] = ()
     """Places of the inputs that are sent in real time."""
     priority: str = "normal"
@@ -57,6 +57,7 @@ def new_record(
     priority: str = "normal",
     max_retries: int | None = None,
     refresh: bool = False,
+    keep_inputs: bool = True,
 ) -> JobRecord:
     """Return the record of a job that begins now."""
     return JobRecord(
@@ -64,7 +65,7 @@ def new_record(
         name=name,
         created_at=time.time(),
         count=len(inputs),
-        inputs=tuple(inputs) if _is_json(inputs) else None,
+        inputs=tuple(inputs) if keep_inputs and _is_json(inputs) else None,
         urgent=tuple(urgent),
         priority=priority,
         max_retries=max_retries,

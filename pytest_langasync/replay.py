@@ -10,7 +10,7 @@ import dataclasses
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,8 @@ class Replay:
         """Owners whose missing calls may be sent in real time in this pass."""
         self.effort: defaultdict[str, set[str]] = defaultdict(set)
         """Keys bought for an owner since it was last judged."""
+        self.served: set[str] = set()
+        """Keys of all answers that this run has used."""
         self.fresh: dict[str, frozenset[str]] = {}
         """Keys whose answers the owner's previous attempt did not have yet."""
         self.state = store.owner_state()
@@ -241,6 +243,7 @@ class Attempt:
             if not answer.ok:
                 self._errors[slot] = call
         self.asked.add(answer.key)
+        self.replay.served.add(answer.key)
         if answer.key in self.replay.fresh.get(self.scope, ()):
             strand.inform()
         self.used.append((slot[0], call, answer))
@@ -248,20 +251,35 @@ class Attempt:
 
     def _twin(self, call: Call) -> Answer | None:
         """Return an unused answer whose request is equal but for generated identifiers."""
-        replay = self.replay
-        if not replay.tokens:
-            return None
-        for key in sorted(replay.effort.get(self.scope, frozenset()) - self.asked):
-            answer = replay.find(key, self.scope)
-            body = replay.store.request_body(key) if answer is not None else None
-            if answer is None or body is None:
-                continue
-            tokens = masks.same_but_for_tokens(body, call.request.body)
-            if tokens is not None:
+        for key, tokens in self._twins(call):
+            answer = self.replay.find(key, self.scope)
+            if answer is not None:
                 self.masked += 1
-                changed = masks.replace_tokens(answer.body, tokens)
-                return dataclasses.replace(answer, body=changed)
+                return dataclasses.replace(answer, body=masks.replace_tokens(answer.body, tokens))
         return None
+
+    def _twins(self, call: Call) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yield what was bought for this owner, is not used, and differs in identifiers alone.
+
+        Each comes with its identifiers mapped to those of the call.
+        """
+        replay = self.replay
+        if replay.tokens:
+            for key in sorted(replay.effort.get(self.scope, frozenset()) - self.asked):
+                body = replay.store.request_body(key)
+                tokens = masks.same_but_for_tokens(body, call.request.body) if body else None
+                if tokens is not None:
+                    yield key, tokens
+
+    def _bought_as(self, call: Call) -> str:
+        """Return the key under which a call without an answer was bought, or is to be bought.
+
+        A run that was killed, or left, may have bought it with other identifiers.
+        """
+        if call.key in self.replay.effort.get(self.scope, ()):
+            return call.key
+        waiting = (key for key, _ in self._twins(call) if key not in self.missing)
+        return next(waiting, call.key)
 
     def _send_now(self, call: Call, slot: _Slot) -> SendNow:
         self._counts[slot] = max(self._counts[slot], call.occurrence + 1)
@@ -282,7 +300,7 @@ class Attempt:
 
     def _record(self, call: Call, slot: _Slot, strand: Strand) -> None:
         self._counts[slot] = call.occurrence + 1
-        request, key = call.request, call.key
+        request, key = call.request, self._bought_as(call)
         if not strand.informed:
             self._evidence.setdefault(self.scope, key)
         pending = Pending(

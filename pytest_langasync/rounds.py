@@ -72,6 +72,7 @@ class Rounds:
             ConfigurationError, ProviderError, CacheError: as ``Engine.wave`` does.
         """
         if self._settings.estimate:
+            self._engine.tell_edits(missing)
             self._estimated(list(self._engine.budget.estimates(missing)))
             return Bought(over=True)
         first = self._deadline is None

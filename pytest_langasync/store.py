@@ -38,11 +38,14 @@ REALTIME_NONCE = "realtime"
 class Store(Disk):
     """Answers, jobs and intents under one directory, shared by any number of processes.
 
-    ``clock`` returns seconds since the epoch. Every writing method raises ``CacheError``. Methods
-    may be called from several threads; ``lock`` belongs to the thread that takes it.
+    ``clock`` returns seconds since the epoch; without ``prompts`` only digests of requests are
+    kept. Every writing method raises ``CacheError``. Methods may be called from several threads;
+    ``lock`` belongs to the thread that takes it.
     """
 
-    def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, root: Path, *, clock: Callable[[], float] = time.time, prompts: bool = True
+    ) -> None:
         super().__init__(root)
         self._clock = clock
         self._guard = threading.RLock()
@@ -51,7 +54,7 @@ class Store(Disk):
         self._jobs: dict[str, Job] = {}
         self._seen: dict[Path, object] = {}
         self._in_flight: dict[str, str] = {}
-        self._requests = Requests(self)
+        self._requests = Requests(self, prompts=prompts)
         self._realtime = root / "realtime" / secrets.token_hex(6)
         self._submit_lock: Any = None
 
@@ -158,7 +161,7 @@ class Store(Disk):
         """Note a submission durably, with its requests taken from the spool."""
         folder = self.dir("intents")
         lines = (
-            records.request_line(
+            self._requests.line(
                 make_custom_id(intent.nonce, p.key), p.key, p.owner, p.occurrence,
                 self.spooled(p.key),
             )
@@ -175,12 +178,7 @@ class Store(Disk):
         folder = self.root / "intents"
         known = {job.nonce: job for job in self.jobs() if job.nonce}
         open_: list[Intent] = []
-        for path in sorted(folder.glob("*.json")):
-            try:
-                intent = records.intent_from_document(_files.read_document(path))
-            except (ValueError, KeyError, TypeError) as error:
-                self.report(f"{path}: damaged ({error})")
-                continue
+        for intent in self.open_intents():
             if intent.nonce in known:
                 self.promote(intent.nonce, known[intent.nonce])
             else:
@@ -259,7 +257,7 @@ class Store(Disk):
             expected = {request.custom_id for request in self.requests_in(job.id)}
             for row in rows:
                 ok = 200 <= row.status < 300
-                if not _belongs(row.custom_id, job, expected):
+                if not records.belongs(row.custom_id, job, expected):
                     unknown += 1
                 elif row.custom_id not in done or (ok and not done[row.custom_id]):
                     done[row.custom_id] = ok
@@ -305,6 +303,10 @@ class Store(Disk):
         with self._guard:
             self._requests.forget(job_id)
 
+    def forget_texts(self, before: float) -> int:
+        """Remove large texts that no request has, written before then; call it with the lock."""
+        return self._requests.forget_texts(before)
+
     # Real time
 
     def add_realtime(self, call: Call, owner: str, answer: Answer) -> None:
@@ -316,13 +318,13 @@ class Store(Disk):
         meta = records.RequestMeta(
             request.provider, request.base_url, request.endpoint, request.headers, request.model
         )
-        line = records.request_line(
-            custom_id, call.key, owner, call.occurrence, request.body, meta=meta._asdict()
-        )
         received = answer.received_at or self._clock()
         row = Row(custom_id, answer.status, answer.body, answer.request_id)
         result, path = records.result_line(row, received), self._realtime / "results.jsonl"
         self.prepare()
+        line = self._requests.line(
+            custom_id, call.key, owner, call.occurrence, request.body, meta=meta._asdict()
+        )
         with self._guard:
             _files.make_private_dir(self._realtime)
             _files.append(self._realtime / "requests.jsonl", line, durable=False)
@@ -385,14 +387,3 @@ class Store(Disk):
             del self._in_flight[key]
         if job.state is JobState.RUNNING:
             self._in_flight.update((request.key, job.id) for request in self.requests_in(job.id))
-
-
-def _belongs(custom_id: str, job: Job, expected: set[str]) -> bool:
-    """Return whether a row answers a request of this job."""
-    if custom_id in expected:
-        return True
-    nonce, key = split_custom_id(custom_id)
-    if len(expected) >= job.requests > 0:
-        return False
-    # Some or all requests are not known here: an ID made by us is as good.
-    return bool(key) and (nonce == job.nonce or not job.nonce)

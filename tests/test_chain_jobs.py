@@ -217,7 +217,7 @@ def test_inputs_that_are_no_json(provider: Sandbox) -> None:
 
     job = wrapped().submit_batch([Thing()])
     job.wait()
-    with pytest.raises(ConfigurationError, match="no plain JSON"):
+    with pytest.raises(ConfigurationError, match="not in the cache"):
         wrapped().get_job(job.id)
     assert wrapped().get_job(job.id, inputs=[Thing()]).get_results() == job.get_results()
     with pytest.raises(ConfigurationError, match="has 1 inputs, and 2 were given"):

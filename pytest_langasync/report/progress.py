@@ -238,6 +238,7 @@ def _sentence(event: Event) -> str:
     where = _named(job) if job else one_line(f"{event.provider} {event.model}")
     count = _requests(event.requests) if event.requests else ""
     words = {
+        "changed": "changed since it was stored",
         "collected": "collected answers of",
         "waiting": "waiting with",
         "trouble": "trouble with" if where else "trouble",

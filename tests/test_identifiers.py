@@ -1,0 +1,56 @@
+"""Requests with a fresh identifier in them are paid once, too, when a run is left or breaks off."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Suite
+from test_defer import BATCH, LEAVE, SLOW, end_jobs, output
+
+from pytest_langasync.sandbox import Sandbox
+
+SOURCE = """
+import uuid
+
+@pytest.mark.langasync
+def test_twice():
+    one, two = uuid.uuid4(), uuid.uuid4()
+    first = ask(f"Ticket {one}")
+    assert str(one) in first
+    second = ask(f"Ticket {two} after {first}")
+    assert str(two) in second and str(one) in second
+
+@pytest.mark.langasync
+@pytest.mark.asyncio
+async def test_side_by_side():
+    tickets = [f"Card {uuid.uuid4()}" for _ in range(3)]
+    answers = await asyncio.gather(*map(aask, tickets))
+    assert len(set(answers)) == 3
+    assert all(ticket in answer for ticket, answer in zip(tickets, answers))
+"""
+
+
+def test_collected_by_a_later_run(suite: Suite, provider: Sandbox) -> None:
+    suite.write(SOURCE)
+    provider.set_faults(SLOW)
+    for wave in (4, 5):
+        assert suite.plain(*LEAVE).ret == 75
+        assert suite.plain(*LEAVE).ret == 75, "nothing has come: it goes on waiting"
+        end_jobs(provider)
+        if wave == 4:
+            assert suite.plain(*LEAVE, "-k", "twice").ret == 75
+    end_jobs(provider)
+    suite.plain(*BATCH).assert_outcomes(passed=2)
+    assert len(provider.ledger()) == 5
+
+
+@pytest.mark.parametrize("acted", [True, False], ids=["it exists", "it does not"])
+def test_a_submission_in_doubt(suite: Suite, provider: Sandbox, acted: bool) -> None:
+    suite.write(SOURCE)
+    lost = {"path": "POST /v1/batches", "reset": True, "after": acted, "count": 0}
+    blind = {"path": "GET /v1/batches", "status": 403, "count": 0}
+    provider.set_faults({"http": [lost, blind]})
+    first = suite.plain(*BATCH)
+    assert first.ret != 0 and "INTERNALERROR" not in output(first)
+    provider.set_faults({})
+    suite.plain(*BATCH).assert_outcomes(passed=2)
+    assert len(provider.ledger()) == 5
