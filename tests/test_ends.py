@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from conftest import Suite
 from test_defer import BATCH, CLAUDE, ONE_STEP, TWO_STEPS, output, verdict
 
 from pytest_langasync.sandbox import Sandbox
+from pytest_langasync.store import Store
 
 assert anthropic and openai  # imported here once, not anew by each run inside this process
 
@@ -21,12 +23,23 @@ ENDS: list[tuple[dict[str, Any], int]] = [
     ({"missing": 2}, 0),
     ({"duplicate": 2, "unknown": 2}, 0),
     ({"rows": {"0": "expire", "1": 429, "2": 500}}, 0),
+    ({"word": "musing", "latency": 0.2}, 0),
+    ({"empty_ids": True}, 0),
+    ({"empty_ids": True, "end": "expired", "done": 0}, 0),
+    ({"counts": {"total": 99, "completed": 0, "failed": 7, "succeeded": 50, "errored": 1}}, 0),
     ({"rows": {"0": 400}}, 1),
     ({"rows": {str(n): 400 for n in range(4)}}, 4),
     ({"end": "expired", "done": 0, "count": 0}, 4),
     ({"end": "cancelled", "done": 0, "count": 0}, 4),
     ({"missing": 1, "count": 0}, 1),
 ]
+
+
+def opened(suite: Suite) -> Store:
+    """Return the suite's cache."""
+    store = Store(suite.path / ".langasync")
+    store.open()
+    return store
 
 
 class TestEnds:
@@ -59,6 +72,30 @@ class TestEnds:
             result.stdout.fnmatch_lines([f"langasync: retrying *: * sent again: {words}* (50?)"])
         provider.set_faults({})
         assert verdict(suite.plain(*BATCH)) == {"passed": 4}
+
+    def test_failed_after_progress(self, suite: Suite, provider: Sandbox) -> None:
+        self.suite_of_four(suite, "openai")
+        provider.set_faults({"batch": [{"end": "failed", "done": 2}]})
+        result = suite.plain(*BATCH)
+        assert verdict(result) == {"passed": 4}
+        result.stdout.fnmatch_lines(["langasync: retrying *: 2 sent again: missing*"])
+        paid = Counter(str(row["body"]) for row in provider.ledger())
+        assert list(paid.values()) == [1, 1, 1, 1], "what had come is kept"
+        jobs = {job.id: job for job in opened(suite).jobs()}
+        (again,) = [job for job in jobs.values() if "retry_of" in job.metadata]
+        assert jobs[again.metadata["retry_of"]].word == "failed" and again.requests == 2
+
+    @pytest.mark.parametrize("source", [ONE_STEP, CLAUDE], ids=["openai", "anthropic"])
+    def test_a_raw_line_separator(self, suite: Suite, source: str) -> None:
+        suite.pytester.makeconftest(
+            "def pytest_langasync_sandbox_reply(request): return 'Spain\\u2028Say hi'\n"
+        )
+        suite.write(source)
+        assert verdict(suite.run()) == {"passed": 1}
+        raw = b"".join(path.read_bytes() for path in suite.provider.rglob("*") if path.is_file())
+        assert "Spain\u2028Say hi".encode() in raw, "the provider sent it raw"
+        (job,) = (suite.path / ".langasync" / "sandbox" / "jobs").iterdir()
+        assert "Spain\u2028Say hi" in (job / "results.jsonl").read_text()
 
     def test_a_batch_that_fails_validation(self, suite: Suite, provider: Sandbox) -> None:
         suite.write(ONE_STEP + CLAUDE)
