@@ -22,19 +22,17 @@ from pytest_langasync.edits import edits
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.hosts import Hosts
 from pytest_langasync.intercept import Interceptor
-from pytest_langasync.ledger import Ledger
+from pytest_langasync.ledger import UNUSED, Ledger
 from pytest_langasync.marker import MarkerOptions
 from pytest_langasync.models import Call, Event, Pending, Request
 from pytest_langasync.pricing import PriceBook
+from pytest_langasync.renewal import JUDGED
 from pytest_langasync.replay import Attempt, Replay
 from pytest_langasync.store import Store
 from pytest_langasync.strands import Strands
 from pytest_langasync.tracing import TraceBuffer
 
 __all__ = ["Engine"]
-
-UNUSED = "(unused)"
-"""Stands for a test in the books, where an answer was bought that no test used."""
 
 
 class Engine:
@@ -80,11 +78,10 @@ class Engine:
         self.refused = ""
         """Why nothing more may be sent in this run, once something stands in the way."""
         self._lacking: set[str] = set()
-        self._used: set[str] = set()
-        self._fixtures: set[str] = set()
+        self._used, self._fixtures = set[str](), set[str]()
         self._deferred = False
         self._changes: dict[str, dict[str, Any] | None] = {}
-        self._generated: dict[str, dict[str, Any]] = {}  # judged, but ask with new identifiers
+        self._generated: dict[str, dict[str, Any]] = {}
         self._providers = providers.providers()
         endpoints = tuple(e for provider in self._providers for e in provider.endpoints)
         self._desk = CallDesk(self.strands, self.ledger)
@@ -213,7 +210,7 @@ class Engine:
         if attempt.masked:
             self.ledger.masked(attempt.owner, attempt.masked)
             bought = sorted(answer.key for _, _, answer in attempt.used)
-            self._generated[attempt.owner] = {"waiting": bought}
+            self._generated[attempt.owner] = {"waiting": bought, JUDGED: True}
         if attempt.owner in self.replay.state:
             changes.setdefault(attempt.owner, None)
         self.replay.effort.pop(attempt.owner, None)
@@ -379,7 +376,7 @@ class Engine:
             effort[pending.owner].add(pending.key)
         for owner in {pending.owner for pending in pendings}:
             entry = {**self.replay.state.get(owner, {}), **self.replay.renewal.waiting(owner)}
-            entry["waiting"] = sorted(effort[owner])
+            entry |= {"waiting": sorted(effort[owner]), JUDGED: False}
             changes[owner] = self.replay.state[owner] = entry
         return changes
 
@@ -389,11 +386,14 @@ class Engine:
         self._note_waiting(p for p in pendings if p.base_url not in self.replay.realtime_bases)
         self.store.refresh()
 
-    def save(self) -> None:
-        """Write down whose errors have served and who is no longer waiting."""
-        if self._deferred:  # the run goes on: all tests ask once more
-            self._changes |= {o: e for o, e in self._generated.items() if not self._changes.get(o)}
-        else:
+    def save(self, *, goes_on: bool) -> None:
+        """Write down whose errors have served and who is no longer waiting.
+
+        Where the run ``goes_on`` later, judged tests with generated identifiers ask once more.
+        """
+        judged = self._generated if goes_on else {}
+        self._changes |= {o: e for o, e in judged.items() if not self._changes.get(o)}
+        if not self._deferred:  # else a fixture may be asked again on behalf of another test
             self._changes = dict.fromkeys(self._fixtures & self.replay.state.keys()) | self._changes
         if self._changes:
             self.store.update_owner_state(self._changes)

@@ -12,7 +12,13 @@ from typing import Any, Literal
 from pytest_langasync.models import Answer, Call, Pending, Request, canonical_json
 from pytest_langasync.pricing import PriceBook, Usage
 
-__all__ = ["Deferred", "Entry", "Ledger", "Retry", "Source", "Summary", "SummaryRow", "source_of"]
+__all__ = [
+    "UNUSED", "Deferred", "Entry", "Ledger", "Retry", "Source", "Summary", "SummaryRow",
+    "source_of",
+]  # fmt: skip
+
+UNUSED = "(unused)"
+"""Stands for a test in the books, where an answer was bought that no test used."""
 
 Source = Literal["batch", "realtime", "cache"]
 

@@ -11,7 +11,10 @@ from typing import Any
 
 from pytest_langasync.store import Store
 
-__all__ = ["Renewal", "end_renewal"]
+__all__ = ["JUDGED", "Renewal", "end_run"]
+
+JUDGED = "judged"
+"""Marks what is remembered of a test that was judged while its run goes on for others."""
 
 _REFRESH = "(refresh)"
 _MAX_AGE = "(max-age)"
@@ -72,18 +75,17 @@ class Renewal:
         return None
 
 
-def end_renewal(store: Store, *, refresh: bool, max_age: bool) -> None:
-    """Forget the renewal of a run in which every test was judged.
+def end_run(store: Store, *, refresh: bool, max_age: bool) -> None:
+    """Forget what a run in which every test was judged would have needed to go on later.
 
-    A run without the options ends both, once nobody waits for their answers any more.
+    A run without the options ends both renewals, once nobody waits for their answers any more.
     """
     state = store.owner_state()
+    ended = {owner for owner, entry in state.items() if entry.get(JUDGED)}
     if refresh or max_age:
-        ended = {_REFRESH if refresh else _MAX_AGE}
-    elif any("since" in entry for owner, entry in state.items() if owner not in _NAMES):
-        return
-    else:
-        ended = set(_NAMES)
+        ended.add(_REFRESH if refresh else _MAX_AGE)
+    elif not any("since" in entry for owner, entry in state.items() if owner not in _NAMES):
+        ended |= _NAMES
     if found := ended & state.keys():
         store.update_owner_state(dict.fromkeys(found))
 

@@ -16,7 +16,7 @@ from pytest_langasync.config import Settings
 from pytest_langasync.ledger import Ledger
 from pytest_langasync.models import Answer, Call, Event, Job, Pending
 from pytest_langasync.pricing import Estimate, PriceBook
-from pytest_langasync.renewal import end_renewal
+from pytest_langasync.renewal import end_run
 from pytest_langasync.store import Store
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class Reporter:
         stopped = self.left or session.shouldfail or session.shouldstop
         if whole and not (self.deferred or stopped or hasattr(self.config, "workeroutput")):
             settings = self.settings
-            end_renewal(
+            end_run(
                 Store(settings.cache),
                 refresh=settings.refresh,
                 max_age=settings.max_age is not None,

@@ -133,7 +133,7 @@ class Runner:
                 yield
             finally:
                 self.engine.unpatch()
-                self.engine.save()
+                self.engine.save(goes_on=False)
 
     def attempt(self, index: int, value: Any, config: Any, options: MarkerOptions) -> Outcome:
         """Run one input; call it inside ``catching``."""

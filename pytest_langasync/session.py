@@ -110,7 +110,7 @@ class BatchSession:
             raise
         finally:
             try:
-                self.engine.save()
+                self.engine.save(goes_on=True)
             except CacheError as error:
                 self.reporter.troubles.append(str(error))
 

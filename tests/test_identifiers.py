@@ -29,18 +29,23 @@ async def test_side_by_side():
 """
 
 
-def test_collected_by_a_later_run(suite: Suite, provider: Sandbox) -> None:
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_collected_by_a_later_run(suite: Suite, provider: Sandbox, workers: str) -> None:
     suite.write(SOURCE)
+    leave = (*LEAVE, f"-n{workers}")
     provider.set_faults(SLOW)
-    for wave in (4, 5):
-        assert suite.plain(*LEAVE).ret == 75
-        assert suite.plain(*LEAVE).ret == 75, "nothing has come: it goes on waiting"
+    for wave in (1, 2):
+        assert suite.plain(*leave).ret == 75
+        if workers == "0":
+            assert suite.plain(*leave).ret == 75, "nothing has come: it goes on waiting"
         end_jobs(provider)
-        if wave == 4:
-            assert suite.plain(*LEAVE, "-k", "twice").ret == 75
-    end_jobs(provider)
-    suite.plain(*BATCH).assert_outcomes(passed=2)
+        waiting = suite.plain(*leave)
+        waiting.assert_outcomes(passed=wave)
     assert len(provider.ledger()) == 5
+    assert "waiting" not in (suite.path / ".langasync" / "state.json").read_text()
+    provider.set_faults({})
+    suite.plain(*BATCH).assert_outcomes(passed=2)
+    assert len(provider.ledger()) > 5, "that run was over: this is a new one"
 
 
 @pytest.mark.parametrize("acted", [True, False], ids=["it exists", "it does not"])
