@@ -32,8 +32,9 @@ _item = threading.local()
 
 TURN = 0.001
 """Seconds between two looks at the loop."""
-QUIET = 0.03
-"""Seconds without a new call after which siblings are taken to be complete."""
+QUIET_TURNS = 30
+"""Looks without a new call after which siblings are taken to be complete: a busy machine, or a task
+that blocks the loop, makes each look later, and lets all tasks go on before the next."""
 STUCK = 5.0
 """Seconds after which a main coroutine that waits for a parked task is cancelled."""
 
@@ -131,19 +132,20 @@ class Strands:
         if task is None:
             import anyio
 
-            await anyio.sleep(QUIET)
+            await anyio.sleep(QUIET_TURNS * TURN)
             return
         loop = asyncio.get_running_loop()
         if loop in self._parked_loops:
             return
         self._held.add(task)
         try:
-            seen, deadline = self._arrivals, time.monotonic() + QUIET
+            seen, left = self._arrivals, QUIET_TURNS
             await asyncio.sleep(0)
-            while time.monotonic() < deadline and self._siblings_of_held():
+            while left and self._siblings_of_held():
                 await asyncio.sleep(TURN)
+                left -= 1
                 if self._arrivals != seen:
-                    seen, deadline = self._arrivals, time.monotonic() + QUIET
+                    seen, left = self._arrivals, QUIET_TURNS
             if loop not in self._parked_loops:
                 self._watch(loop, self._root(task))
         finally:
@@ -186,14 +188,15 @@ class Strands:
         """Let the tasks that a parked main coroutine left behind go on to their own calls."""
         me = asyncio.current_task()
         end = time.monotonic() + STUCK
-        seen, deadline = self._arrivals, time.monotonic() + QUIET
-        while time.monotonic() < min(deadline, end):
+        seen, left = self._arrivals, QUIET_TURNS
+        while left and time.monotonic() < end:
             tasks = any(t is not me and t in self._tasks for t in asyncio.all_tasks())
             if not tasks and all(item.done() for item in self._items):
                 return
             await asyncio.sleep(TURN)
+            left -= 1
             if self._arrivals != seen:
-                seen, deadline = self._arrivals, time.monotonic() + QUIET
+                seen, left = self._arrivals, QUIET_TURNS
 
     def bind(
         self, function: Callable[..., Coroutine[Any, Any, Any]]

@@ -104,6 +104,22 @@ def test_as_completed_under_a_semaphore(suite: Suite) -> None:
     first_wave(suite, source, calls=10)
 
 
+def test_as_completed_of_tasks_that_block_the_loop(suite: Suite) -> None:
+    source = """
+    import time
+    semaphore = asyncio.Semaphore(2)
+    async def one(n):
+        async with semaphore:
+            for _ in range(4):
+                time.sleep(0.05)
+                await asyncio.sleep(0)
+            return await aask(f"q {n}")
+    answers = [await done for done in asyncio.as_completed([one(n) for n in range(6)])]
+    assert len(set(answers)) == 6
+"""
+    first_wave(suite, source, calls=6)
+
+
 def test_wait(suite: Suite) -> None:
     source = """
     tasks = [asyncio.create_task(aask(f"q {n}")) for n in range(10)]
