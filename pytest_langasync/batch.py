@@ -125,10 +125,7 @@ class Batcher:
             ProviderError: the provider could not be asked.
         """
         known = self._store.job(job_id)
-        provider = by_job_id(job_id)
-        name = known.provider if known else provider.name if provider else ""
-        if not name:
-            raise ConfigurationError(f"{job_id!r} is not a job ID of a known provider")
+        name = known.provider if known else by_job_id(job_id).name
         job = known or self._submitter.adopt(job_id, name, base_url, credentials, endpoint)
         if job.state is JobState.RUNNING:
             self._watch(job, credentials, (), fresh=False)

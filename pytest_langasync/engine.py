@@ -82,8 +82,7 @@ class Engine:
         self._deferred = False
         self._changes: dict[str, dict[str, Any] | None] = {}
         self._generated: dict[str, dict[str, Any]] = {}
-        self._providers = providers.providers()
-        endpoints = tuple(e for provider in self._providers for e in provider.endpoints)
+        endpoints = tuple(e for provider in providers.providers() for e in provider.endpoints)
         self._desk = CallDesk(self.strands, self.ledger)
         self._interceptor = Interceptor(self._desk, self.strands, endpoints)
         self._attempt: Attempt | None = None
@@ -101,9 +100,12 @@ class Engine:
 
         Raises:
             CacheError: the cache directory cannot be used.
-            ConfigurationError: the sandbox was asked for and is not installed.
+            ConfigurationError: the sandbox was asked for and is not installed; the job to resume
+                has no ID of a known provider.
         """
         settings = self.settings
+        if settings.resume not in ("", "last"):
+            providers.by_job_id(settings.resume)
         self.store.open()
         self.replay = Replay(
             self.store,
@@ -335,16 +337,9 @@ class Engine:
                 missing call goes there.
         """
         provider = providers.by_job_id(job_id)
-        if provider is None:
-            raise ConfigurationError(
-                f"--langasync-resume: {job_id!r} is not a job ID of a known provider "
-                f"({', '.join(p.job_id_prefix + '…' for p in self._providers)})"
-            )
         pending = next((p for p in pendings if p.provider == provider.name), None)
         if pending is None:
-            raise ConfigurationError(
-                f"--langasync-resume={job_id}: no test waits for an answer of {provider.name}"
-            )
+            raise ConfigurationError(f"{job_id}: no call waits for an answer of {provider.name}")
         self.batcher.attach(
             job_id, pending.credentials, pending.base_url, endpoint=pending.endpoint
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pytest_langasync import providers
+from pytest_langasync import _files, providers
 from pytest_langasync.config import Settings
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.models import Credentials, Pending
@@ -27,7 +27,9 @@ class Hosts:
 
         Raises:
             ConfigurationError: its extra is not installed.
+            CacheError: its directory cannot be made.
         """
+        _files.make_private_dir(settings.cache / "provider")
         try:
             from pytest_langasync.sandbox import Sandbox
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-__all__ = ["ReportBuffer", "report_outcome"]
+from pytest_langasync.report.text import escape
+
+__all__ = ["ReportBuffer", "disarm", "fail_run", "report_outcome"]
 
 HELD = frozenset(
     {
@@ -150,6 +152,20 @@ def report_outcome(item: pytest.Item, outcome: BaseException, **extra: Any) -> N
             vars(report).update(extra)
         hook.pytest_runtest_logreport(report=report)
     hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+
+def disarm(report: pytest.TestReport) -> None:
+    """Escape what would control the terminal in a failure: a model may have written it."""
+    longrepr: Any = report.longrepr
+    last = [(getattr(longrepr, "reprtraceback", None), getattr(longrepr, "reprcrash", None), None)]
+    for traceback, crash, _ in getattr(longrepr, "chain", last):
+        if crash is not None:
+            crash.message = escape(crash.message)
+        for entry in getattr(traceback, "reprentries", ()):
+            parts: tuple[Any, ...] = (entry, getattr(entry, "reprlocals", None))
+            for part in parts:
+                if hasattr(part, "lines"):
+                    part.lines = [escape(line) for line in part.lines]
 
 
 def fail_run(session: pytest.Session, name: str, message: str) -> None:

@@ -134,5 +134,8 @@ class Rounds:
             job_id = jobs[-1].id
         known = store.job(job_id)
         if known is None or known.state is JobState.RUNNING:
-            self._engine.attach(job_id, missing)
+            try:
+                self._engine.attach(job_id, missing)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"--langasync-resume: {error}") from None
         return known is None

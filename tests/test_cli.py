@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Suite
-from test_defer import BATCH, CLAUDE, ONE_STEP, end_jobs
+from test_defer import BATCH, CLAUDE, ONE_STEP, TWO_STEPS, end_jobs
 
 from pytest_langasync.cli import main
 from pytest_langasync.models import JobState
@@ -127,3 +127,24 @@ def test_as_a_program(tmp_path: Path) -> None:
         [sys.executable, "-m", "pytest_langasync", "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0 and "doctor" in done.stdout
+
+
+def test_doctor_finds_orphans(
+    suite: Suite, provider: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite.write(TWO_STEPS + CLAUDE)
+    suite.plain(*BATCH).assert_outcomes(passed=2)
+    assert command(suite, "doctor") == (0, command(suite, "doctor")[1])
+    first, _second = sorted(
+        (suite.path / ".langasync" / "jobs").glob("batch_*"), key=lambda path: path.stat().st_ctime
+    )
+    first.rename(suite.path / "lost")
+    status, text = command(suite, "doctor")
+    assert status == 1 and f"orphan: {first.name} (1 requests)" in text
+    assert f"--langasync-resume={first.name} takes it in" in text and "msgbatch" not in text
+    suite.plain(*BATCH, f"--langasync-resume={first.name}").assert_outcomes(passed=2)
+    assert len(provider.ledger()) == 3 and command(suite, "doctor")[0] == 0
+    first.rename(suite.path / "lost again")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    status, text = command(suite, "doctor")
+    assert status == 0 and "orphan" not in text, "nobody can be asked without a key"

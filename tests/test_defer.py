@@ -256,7 +256,7 @@ class TestResume:
         ("job", "says"),
         [
             ("batch_000000000000000000000000", "does not know the"),
-            ("msgbatch_000000000000000000000000", "no test waits for an answer of anthropic"),
+            ("msgbatch_000000000000000000000000", "no call waits for an answer of anthropic"),
             ("nonsense", "is not a job ID of a known provider"),
         ],
     )

@@ -198,3 +198,29 @@ def test_each_deferred_test_with_rs(suite: Suite) -> None:
     assert "test_it.py::test_plain: waiting for batch_" not in output(short)
     for name in ("test_plain", "test_judged"):
         assert f"  test_it.py::{name}: waiting for batch_" in output(long)
+
+
+@pytest.mark.parametrize("options", [(), ("--showlocals", "-vv"), ("-n1",)], ids=str)
+def test_what_a_model_wrote_does_not_control_the_terminal(
+    suite: Suite, options: tuple[str, ...]
+) -> None:
+    suite.pytester.makeconftest(
+        "def pytest_langasync_sandbox_reply(request): return 'evil \\x1b]0;owned\\x07\\x1b[31m'\n"
+    )
+    suite.write("""
+@pytest.mark.langasync
+def test_compared():
+    said = ask("hello")
+    assert said == "good"
+
+@pytest.mark.langasync
+def test_raised():
+    try:
+        raise ValueError(ask("hello"))
+    except ValueError as error:
+        raise RuntimeError("because of\\n" + str(error))
+""")
+    result = suite.run(*options)
+    result.assert_outcomes(failed=2)
+    text = result.stdout.str() + result.stderr.str()
+    assert "evil \\x1b]0;owned\\x07\\x1b[31m" in text and "\x1b" not in text and "\x07" not in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import anthropic
 import openai
@@ -203,3 +204,20 @@ def test_a_report_that_cannot_be_written(suite: Suite) -> None:
     assert result.ret == 0 and verdict(result) == {"passed": 1}
     (line,) = [one for one in result.outlines if one.startswith("--langasync-report: ")]
     assert "cannot write run.json: " in line and "Traceback" not in output(result)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody can fill")
+@pytest.mark.parametrize("options", [["--langasync-sandbox"], ["--langasync-realtime"]])
+def test_a_folder_that_cannot_be_made(suite: Suite, provider: Sandbox, options: list[str]) -> None:
+    suite.write(ONE_STEP)
+    result = suite.plain(*options, "--langasync-cache-dir=/proc/nowhere")
+    text = output(result)
+    assert result.ret != 0 and "/proc/nowhere" in text and "INTERNALERROR" not in text
+    assert provider.ledger() == [] or options == ["--langasync-realtime"]
+
+
+def test_a_wrong_job_is_told_although_nothing_is_missing(suite: Suite, provider: Sandbox) -> None:
+    suite.write(ONE_STEP)
+    suite.plain(*BATCH).assert_outcomes(passed=1)
+    result = suite.plain(*BATCH, "--langasync-resume=nonsense")
+    assert result.ret == 4 and "is not a job ID of a known provider (batch_…" in output(result)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.models import Credentials, JobStatus, Request, Row
 
 __all__ = [
@@ -178,6 +179,10 @@ def by_name(name: str) -> Provider:
     return {provider.name: provider for provider in providers()}[name]
 
 
-def by_job_id(job_id: str) -> Provider | None:
-    """Return the provider whose job IDs look like this, or None."""
-    return next((p for p in providers() if job_id.startswith(p.job_id_prefix)), None)
+def by_job_id(job_id: str) -> Provider:
+    """Return the provider whose job IDs look like this. Raises ``ConfigurationError``."""
+    for provider in providers():
+        if job_id.startswith(provider.job_id_prefix):
+            return provider
+    known = ", ".join(f"{provider.job_id_prefix}…" for provider in providers())
+    raise ConfigurationError(f"{job_id!r} is not a job ID of a known provider ({known})")
