@@ -147,4 +147,4 @@ def test_doctor_finds_orphans(
     first.rename(suite.path / "lost again")
     monkeypatch.delenv("OPENAI_API_KEY")
     status, text = command(suite, "doctor")
-    assert status == 0 and "orphan" not in text, "nobody can be asked without a key"
+    assert status == 0 and "orphan:" not in text, "nobody can be asked without a key"
