@@ -65,7 +65,8 @@ class Account:
         yield
         if self.settings.estimate or session.exitstatus == pytest.ExitCode.USAGE_ERROR:
             return
-        self.store.open()
+        if self.settings.report:
+            self.store.open()  # for the bodies
         run = self._document(int(session.exitstatus))
         self._keep(run)
         for name in self.settings.report:
@@ -147,6 +148,7 @@ class Account:
 
     def _document(self, exit_status: int) -> dict[str, Any]:
         evals = self.config.pluginmanager.get_plugin("langasync-evals")
+        listeners = self.config.hook.pytest_langasync_run_finished.get_hookimpls()
         return jsonfile.run_json(
             self.reporter.ledger,
             name=self.name,
@@ -156,6 +158,7 @@ class Account:
             exit_status=exit_status,
             now=time.time(),
             settings=self.settings.shown(),
+            calls=bool(self.settings.report or listeners),
         )
 
     def _keep(self, run: Mapping[str, Any]) -> None:

@@ -255,9 +255,9 @@ class Engine:
         for job_id, why, count in self.batcher.retries:
             self.ledger.retried(job_id, why, count)
         tests = set(self.ledger.tests())
-        for key in self.store.received_since(self.started_at):
-            answer = self.store.answer(key) if key not in self._used else None
-            stored = self.store.request(key)
+        unused = (k for k in self.store.received_since(self.started_at) if k not in self._used)
+        for key in unused:
+            answer, stored = self.store.answer(key), self.store.request(key)
             if answer is not None and stored is not None:
                 meta = stored.meta
                 body = stored.body() or {"model": meta.model}

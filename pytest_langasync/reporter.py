@@ -126,7 +126,7 @@ class Reporter:
         """Take over the engine's books."""
         engine.settle_books()
         self.troubles += [p for p in engine.store.problems if p not in self.troubles]
-        self.ledger.merge(engine.ledger.as_dict())
+        self.ledger = engine.ledger
 
     def books(self, engine: Engine) -> dict[str, Any]:
         """Return a worker's part of the books as JSON values: what ``absorb`` takes."""

@@ -319,6 +319,7 @@ def test_the_registry() -> None:
     for provider in providers():
         assert by_name(provider.name) is provider
         assert by_job_id(f"{provider.job_id_prefix}x") is provider
-    assert by_job_id("job-x") is None
+    with pytest.raises(ConfigurationError, match=r"batch_…, msgbatch_…"):
+        by_job_id("job-x")
     with pytest.raises(KeyError):
         by_name("nobody")

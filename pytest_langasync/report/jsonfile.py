@@ -33,6 +33,7 @@ def run_json(
     settings: Mapping[str, Any] | None = None,
     gates: Sequence[Mapping[str, Any]] = (),
     comparison: Mapping[str, Any] | None = None,
+    calls: bool = True,
 ) -> dict[str, Any]:
     """Return the account of a run as JSON values. Money is in USD, null where unknown.
 
@@ -43,9 +44,9 @@ def run_json(
         settings: the run's options. They must hold no secret.
         gates: what was required of the run, and reached.
         comparison: with an earlier run.
+        calls: whether to list them; those of 10,000 tests take many megabytes.
     """
-    summary = ledger.summary()
-    names = [*tests, *(name for name in ledger.tests() if name not in tests)]
+    summary, names = ledger.summary(), dict.fromkeys([*tests, *ledger.tests()])
     return {
         "schema": SCHEMA,
         "name": name,
@@ -66,7 +67,7 @@ def run_json(
             {
                 "id": test,
                 **tests.get(test, {}),
-                "calls": [_call(entry, now) for entry in ledger.calls(test)],
+                "calls": [_call(entry, now) for entry in ledger.calls(test) if calls],
                 "deferred": [asdict(waiting) for waiting in ledger.waiting(test)],
             }
             for test in names
