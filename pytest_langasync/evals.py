@@ -122,6 +122,15 @@ class Scored:
         )
 
     @property
+    def error(self) -> str | None:
+        """The first call that failed although the chain went on, such as ``HTTP 429 from gpt-5``.
+
+        A failure that ends the chain is the test's error instead.
+        """
+        failed = [call for call in self.calls if not 200 <= call.status < 300]
+        return f"HTTP {failed[0].status} from {failed[0].model}" if failed else None
+
+    @property
     def job_id(self) -> str:
         """The provider's job that the last batched call came from, or an empty string."""
         return next((call.job_id for call in reversed(self.calls) if call.job_id), "")

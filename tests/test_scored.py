@@ -180,3 +180,23 @@ def test_scored_without_cases(suite: Suite) -> None:
 def test_wrong_options(suite: Suite, option: str) -> None:
     result = suite.plain(option)
     assert result.ret == 4 and option.partition("=")[0] in result.stderr.str()
+
+
+def test_a_failure_that_the_chain_survives(suite: Suite) -> None:
+    suite.write("""
+import openai
+
+def chain(text):
+    try:
+        return ask(text)
+    except openai.BadRequestError:
+        return "fallback"
+
+@pytest.mark.langasync(chain=chain, inputs=["[[status:400]] hello", "hello"])
+def test_it(scored):
+    wanted = "HTTP 400 from gpt-4o-mini" if "status" in scored.input else None
+    assert scored.error == wanted
+    assert (scored.output == "fallback") == bool(wanted)
+""")
+    suite.run().assert_outcomes(passed=2)
+    suite.run("-n1").assert_outcomes(passed=2)
