@@ -96,9 +96,8 @@ class Replay:
             store, self.state, started_at=started_at, refresh=refresh, max_age=max_age
         )
         for owner, entry in self.state.items():
-            waiting = frozenset(entry.get("waiting", ()))
-            self.effort[owner] |= waiting
-            if waiting:
+            if waiting := frozenset(entry.get("waiting", ())):
+                self.effort[owner] |= waiting
                 self.fresh[owner] = waiting
 
     def find(self, key: str, owner: str) -> Answer | None:

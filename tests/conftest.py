@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,13 @@ from pytest_langasync.sandbox import Sandbox
 from pytest_langasync.sandbox.questions import read_request
 
 pytest_plugins = ["pytester"]
+
+
+def pytest_configure() -> None:
+    """A shell starts a background command with Ctrl-C ignored, and its children inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 LLM = '''
 import os
