@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 from pytest_langasync._records import Intent
 from pytest_langasync.config import Settings
 from pytest_langasync.exceptions import JobNotFoundError, ProviderError
-from pytest_langasync.models import Pending, make_custom_id, split_custom_id
+from pytest_langasync.models import Job, JobState, Pending, make_custom_id, split_custom_id
 from pytest_langasync.providers import Client, Found, Limits, Provider
 
 NONCE_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -27,6 +28,11 @@ WORDS = {
 }
 SKEW = 300.0
 """How far the provider's clock may differ from ours, in seconds."""
+LIMIT = re.compile(r"[Ll]imit: ([\d,]+) enqueued tokens")
+BYTES_PER_TOKEN = 4
+
+Place = tuple[str, str, str, str]
+"""Where a provider counts what waits: its name, base URL, account and model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +102,47 @@ def new_nonce() -> str:
     return "".join(secrets.choice(NONCE_LETTERS) for _ in range(NONCE_LENGTH))
 
 
-def plan(asks: Iterable[Ask], lookup: Callable[[str], Provider]) -> list[list[Ask]]:
+def place_of(pending: Pending) -> Place:
+    """Return where this request waits."""
+    return (pending.provider, pending.base_url, pending.credentials.account, pending.model)
+
+
+class Room:
+    """How much may wait at each place, as far as refusals have told."""
+
+    def __init__(self) -> None:
+        self._most: dict[Place, int] = {}
+
+    def most(self, place: Place) -> int | None:
+        """Return how many requests a batch may hold there, or None where all were taken so far."""
+        return self._most.get(place)
+
+    def refused(self, asks: Sequence[Ask], why: str, jobs: Iterable[Job]) -> bool:
+        """Note that there was no room for a batch; return whether to try a smaller one at once.
+
+        While another of ``jobs`` waits there, room will come by itself. So it will where the limit
+        that the provider names is far above the batch: then others fill the room.
+        """
+        p = asks[0].pending
+        waiting = (j for j in jobs if j.state is JobState.RUNNING and j.model in (p.model, ""))
+        if any((j.provider, j.base_url) == (p.provider, p.base_url) for j in waiting):
+            return False
+        named = LIMIT.search(why)
+        tokens = sum(ask.pending.size for ask in asks) // BYTES_PER_TOKEN
+        if named and 4 * tokens < int(named[1].replace(",", "")):
+            return False
+        self._most[place_of(p)] = max(1, len(asks) // 2)
+        return named is not None and len(asks) > 1
+
+
+def plan(asks: Iterable[Ask], lookup: Callable[[str], Provider], room: Room) -> list[list[Ask]]:
     """Group requests that may share a batch, split at the provider's limits, by priority."""
     groups: dict[tuple[Any, ...], list[Ask]] = {}
     for ask in asks:
         limits = lookup(ask.pending.provider).limits
         groups.setdefault(_group(ask, limits), []).append(ask)
     ordered = sorted(groups.items(), key=lambda item: item[0][0])
-    return [chunk for _, group in ordered for chunk in _split(group, lookup)]
+    return [chunk for _, group in ordered for chunk in _split(group, lookup, room)]
 
 
 def _group(ask: Ask, limits: Limits) -> tuple[Any, ...]:
@@ -115,18 +154,21 @@ def _group(ask: Ask, limits: Limits) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _split(group: Sequence[Ask], lookup: Callable[[str], Provider]) -> Iterator[list[Ask]]:
+def _split(
+    group: Sequence[Ask], lookup: Callable[[str], Provider], room: Room
+) -> Iterator[list[Ask]]:
     provider = lookup(group[0].pending.provider)
+    most = room.most(place_of(group[0].pending)) or provider.limits.requests
     chunk: list[Ask] = []
-    room = provider.limits.bytes
+    left = provider.limits.bytes
     for ask in group:
         custom_id = make_custom_id("x" * NONCE_LENGTH, ask.pending.key)
         size = provider.line_bytes(custom_id, ask.pending.size)
-        if chunk and (size > room or len(chunk) == provider.limits.requests):
+        if chunk and (size > left or len(chunk) == most):
             yield chunk
-            chunk, room = [], provider.limits.bytes
+            chunk, left = [], provider.limits.bytes
         chunk.append(ask)
-        room -= size
+        left -= size
     yield chunk
 
 

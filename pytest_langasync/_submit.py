@@ -7,7 +7,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pytest_langasync._plan import Ask, Lines, Policy, Verdict, look, new_nonce, one_model, plan
+from pytest_langasync._plan import (
+    Ask,
+    Lines,
+    Place,
+    Policy,
+    Room,
+    Verdict,
+    look,
+    new_nonce,
+    one_model,
+    place_of,
+    plan,
+)
 from pytest_langasync._records import RequestMeta
 from pytest_langasync._tidy import tidy
 from pytest_langasync.exceptions import (
@@ -80,6 +92,7 @@ class Submitter:
         self._watch = watch
         self._clients: dict[tuple[str, str, str, Headers], Client] = {}
         self._recent: dict[tuple[str, str, str], list[Found]] = {}
+        self._room = Room()
 
     def client(
         self, name: str, base_url: str, credentials: Credentials, headers: Headers
@@ -150,22 +163,28 @@ class Submitter:
         return others
 
     def _buy(self, asks: Iterable[Ask], placed: Placed) -> None:
-        full: set[tuple[str, ...]] = set()
-        for chunk in plan(asks, self._lookup):
+        full: set[Place] = set()
+        for chunk in plan(asks, self._lookup, self._room):
             p = chunk[0].pending
-            place = (p.provider, p.base_url, p.credentials.account, p.model)
-            if place in full:
+            if place_of(p) in full:
                 placed.full += chunk
                 continue
             try:
                 if self._create(chunk) is Verdict.UNDECIDED:
                     placed.undecided += chunk
+                if self._room.most(place_of(p)):  # one at a time: the next is tried later
+                    full.add(place_of(p))
             except CapacityError as error:
-                full.add(place)
+                full.add(place_of(p))
                 placed.full += chunk
+                self.no_room(chunk, str(error))
                 self._notify(Event("waiting", p.provider, p.model, len(chunk), message=str(error)))
             except (ConfigurationError, ProviderError) as error:
                 placed.failures.append((error, chunk))
+
+    def no_room(self, asks: Sequence[Ask], why: str) -> bool:
+        """Note that a batch found no room; return whether to try a smaller one at once."""
+        return self._room.refused(asks, why, self._store.jobs())
 
     # One batch
 

@@ -331,7 +331,9 @@ class Batcher:
         if full:
             self._store.forget_requests(job.id)
             self._tell("waiting", watch, message=status.reason)
-            self._enqueue(watch.asks.values(), self._policy.poll_interval * 5)
+            asks = list(watch.asks.values())
+            at_once = bool(asks) and self._submitter.no_room(asks, status.reason)
+            self._enqueue(asks, 0.0 if at_once else self._policy.poll_interval * 5)
             return
         self._tell("rejected", watch, message=status.reason)
         blamed = _blamed(status, requests) if self._may_resend(watch) else None
@@ -339,8 +341,8 @@ class Batcher:
         guilty = [blamed] if blamed else requests
         self._answer(job, guilty, code, status.reason_code, status.reason)
         if blamed:
-            asks = (ask for key, ask in watch.asks.items() if key != blamed.key)
-            self._send_again(watch.job, [(ask, status.reason_code) for ask in asks])
+            others = (ask for key, ask in watch.asks.items() if key != blamed.key)
+            self._send_again(watch.job, [(ask, status.reason_code) for ask in others])
 
     def _may_resend(self, watch: Watch) -> bool:
         return not self._cancelled and all(

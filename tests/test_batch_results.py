@@ -34,6 +34,8 @@ from pytest_langasync.models import (
     Row,
 )
 
+CAPACITY = "token_limit_exceeded"
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
@@ -255,7 +257,7 @@ class TestRejections:
         assert world.cloud.bought() == {key_of(1): 1, key_of(3): 1}
 
     def test_no_room_in_the_queue_waits(self, world: World) -> None:
-        self.reject(world, "token_limit_exceeded", "Enqueued token limit reached", ask(1))
+        self.reject(world, CAPACITY, "Enqueued token limit reached", ask(1))
         assert world.answer(1).ok and world.cloud.bought() == {key_of(1): 1}
         assert "waiting" in world.kinds() and not world.batcher.queued
         assert not (world.root / "jobs/batch_1/requests.jsonl").exists()
@@ -271,6 +273,37 @@ class TestRejections:
         assert world.batcher.wait()
         assert world.cloud.bought() == {key_of(n): 1 for n in (1, 2, 3, 4)}
         assert world.clock() < 10_010
+
+    @pytest.mark.parametrize("limit", ["Limit: 1,000 enqueued tokens.", ""])
+    def test_a_batch_above_the_limit_is_sent_in_parts(self, world: World, limit: str) -> None:
+        full = replace(REJECTED, reason=f"Full. {limit}", reason_code=CAPACITY)
+        running, guard = set[str](), threading.Lock()
+
+        def poll(job_id: str) -> JobStatus:
+            job = world.cloud.jobs[job_id]
+            with guard:
+                if job.status is None:
+                    crowded = len(job.lines) > 2 or running
+                    job.status = full if crowded else RUNNING
+                    running.update(() if crowded else [job_id])
+                elif job.status is RUNNING:
+                    job.status = ENDED
+                    running.discard(job_id)
+                return job.status
+
+        world.cloud.status = poll  # type: ignore[method-assign]
+        assert world.run(*(ask(n, size=2_000, priority=2 - n // 6) for n in range(10)))
+        assert world.cloud.bought() == {key_of(n): 1 for n in range(10)}
+        ended = [job.lines.values() for job in world.cloud.jobs.values() if job.status is ENDED]
+        sent = [body["n"] for lines in ended for body in lines]
+        assert set(sent[:4]) == {6, 7, 8, 9}, "the highest priority first"
+
+    def test_others_fill_the_room(self, world: World) -> None:
+        """A batch far below the limit is not cut: it has to wait, whatever its size."""
+        limit = "Limit: 9,000,000 enqueued tokens."
+        self.reject(world, CAPACITY, limit, ask(1), ask(2))
+        sizes = [len(job.lines) for job in world.cloud.jobs.values()]
+        assert sizes == [2, 2] and world.clock() >= 10_300
 
     def test_no_room_and_no_time(self, world: World) -> None:
         def full() -> None:
