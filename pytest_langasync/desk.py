@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pytest_langasync import providers, sse
 from pytest_langasync.intercept import Decision, Park, RealTime, Redirect, Reply, Wire
 from pytest_langasync.ledger import Ledger
-from pytest_langasync.models import Answer, Credentials, Request
+from pytest_langasync.models import Answer, Credentials, Request, digest
 from pytest_langasync.replay import Attempt, SendNow
 from pytest_langasync.strands import Strands
 
@@ -33,6 +35,20 @@ NOT_ACCOUNT = (
 """Beginnings of header names that say nothing about whose account a request is charged to."""
 HOP = ("content-encoding", "content-length", "transfer-encoding", "connection")
 """Headers of a reply that are about its transport, not about it."""
+BATCHED_QUERY = frozenset({("beta", "true")})
+"""Added by Anthropic's SDK to the URLs of its beta calls; the headers say the same."""
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """A model call in our own words."""
+
+    request: Request
+    credentials: Credentials
+    streamed: Mapping[str, Any] | None = field(repr=False)
+    """The body of a streamed call as it was."""
+    why_now: str
+    """Why no batch can take it, or an empty string."""
 
 
 class CallDesk:
@@ -54,32 +70,31 @@ class CallDesk:
         call = self._translate(wire)
         if call is None:
             return None
-        provider, request, credentials, stream_body = call
+        request = call.request
         if strand is None:
             return Redirect(self.local_url + request.endpoint) if self.local_url else None
         attempt: Attempt = strand.attempt
         outcome = attempt.ask(
             request,
-            credentials,
+            call.credentials,
             strand,
-            streamed=stream_body is not None,
-            now=bool(provider.rejected(request)),
+            streamed=call.streamed is not None,
+            now=bool(call.why_now),
         )
         if outcome is None:
             return Park(f"{request.model or request.endpoint}: waiting for its batch")
         if isinstance(outcome, SendNow):
-            return self._real_time(outcome, stream_body)
-        return reply_to(request, outcome, stream_body)
+            if call.why_now:
+                self.ledger.passed(urlsplit(request.base_url).netloc, call.why_now)
+            return self._real_time(outcome, call.streamed)
+        return reply_to(request, outcome, call.streamed)
 
     def unreached(self, wire: Wire, transport: str) -> None:
         """Count a call whose transport nobody can follow (see ``intercept.Desk``)."""
         if self.strands.current() is not None:
             self.ledger.passed(urlsplit(wire.url).netloc, f"is reached through {transport}")
 
-    def _translate(
-        self, wire: Wire
-    ) -> tuple[providers.Provider, Request, Credentials, Mapping[str, Any] | None] | None:
-        """Turn a wire into a request; the last part is the body of a streamed call as it was."""
+    def _translate(self, wire: Wire) -> _Heard | None:
         provider = self._provider_of(wire)
         try:
             body = json.loads(wire.content)
@@ -88,19 +103,24 @@ class CallDesk:
         if provider is None or not isinstance(body, dict):
             return None
         endpoint = next(e for e in provider.endpoints if wire.path.endswith(e))
-        parts = urlsplit(wire.url)
-        base = f"{parts.scheme}://{parts.netloc.lower()}{parts.path.removesuffix(endpoint)}"
+        url = urlsplit(wire.url)
+        host = url.netloc.rpartition("@")[2].lower()
         headers = {name.lower(): value for name, value in wire.headers.items()}
         account = {n: v for n, v in headers.items() if not n.startswith(NOT_ACCOUNT)}
-        streamed = body if body.get("stream") else None
+        identity = provider.identity_headers(headers)
+        query = sorted(set(parse_qsl(url.query, keep_blank_values=True)) - BATCHED_QUERY)
+        if query:  # it may hold a key
+            identity += (("query", digest(query)),)
         request = Request(
             provider.name,
-            base,
+            f"{url.scheme}://{host}{url.path.removesuffix(endpoint)}",
             endpoint,
             sse.strip_stream(endpoint, body),
-            provider.identity_headers(headers),
+            identity,
         )
-        return provider, request, Credentials(account), streamed
+        why_now = provider.rejected(request) or ("a batch takes no query string" if query else "")
+        streamed = body if body.get("stream") else None
+        return _Heard(request, Credentials(account | _basic(url)), streamed, why_now)
 
     def _provider_of(self, wire: Wire) -> providers.Provider | None:
         """OpenAI's assistants also post to ``…/messages``; Anthropic's calls name its version."""
@@ -129,6 +149,14 @@ class CallDesk:
         content = json.dumps(request.body, ensure_ascii=False, separators=(",", ":"))
         url = self.local_url + request.endpoint if self.local_url else ""
         return RealTime(content.encode("utf-8", "surrogatepass"), record, url)
+
+
+def _basic(url: SplitResult) -> dict[str, str]:
+    """Return the header that an HTTP client makes of the name and password in a URL."""
+    if url.username is None and url.password is None:
+        return {}
+    plain = f"{unquote(url.username or '')}:{unquote(url.password or '')}"
+    return {"authorization": f"Basic {base64.b64encode(plain.encode()).decode()}"}
 
 
 def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | None) -> Reply:

@@ -138,7 +138,7 @@ class Summary:
     cache_ages: tuple[float, float] | None
     """Youngest and oldest answer from the cache, in seconds at the start of the run."""
     passed: tuple[tuple[str, int, str], ...]
-    """(host, number of calls, why) of what went past the plugin in real time."""
+    """(host, number of calls, why) of what went in real time because no batch took it."""
     masked: int
     """Answers replayed although generated identifiers in the request differed."""
     changed: tuple[str, ...]
@@ -199,8 +199,7 @@ class Ledger:
         self._entries: dict[str, Entry] = {}
         self._deferred: dict[str, Deferred] = {}
         self._tests: dict[str, dict[str, None]] = {}
-        self._passed: Counter[str] = Counter()
-        self._why: dict[str, str] = {}
+        self._passed: Counter[tuple[str, str]] = Counter()
         self._masked: Counter[str] = Counter()
         self._changed: set[str] = set()
         self._retries: Counter[tuple[str, str]] = Counter()
@@ -242,9 +241,8 @@ class Ledger:
         )
 
     def passed(self, host: str, why: str) -> None:
-        """Count a call of a test that went to ``host`` in real time, past the plugin."""
-        self._passed[host] += 1
-        self._why[host] = min(why, self._why.get(host, why))
+        """Count a call of a test that went to ``host`` in real time because no batch took it."""
+        self._passed[host, why] += 1
 
     def masked(self, test: str, count: int = 1) -> None:
         """Count answers that were replayed although generated identifiers differed."""
@@ -278,7 +276,7 @@ class Ledger:
             "entries": [_plain(self._entries[key]) for key in sorted(self._entries)],
             "deferred": [asdict(self._deferred[key]) for key in sorted(self._deferred)],
             "tests": {test: list(keys) for test, keys in sorted(self._tests.items())},
-            "passed": [[host, n, self._why[host]] for host, n in sorted(self._passed.items())],
+            "passed": [[host, n, why] for (host, why), n in sorted(self._passed.items())],
             "masked": dict(sorted(self._masked.items())),
             "changed": sorted(self._changed),
             "retries": [[*key, count] for key, count in sorted(self._retries.items())],
@@ -295,8 +293,7 @@ class Ledger:
         for test, keys in other["tests"].items():
             self._tests.setdefault(test, {}).update(dict.fromkeys(keys))
         for host, count, why in other["passed"]:
-            self._passed[host] += count
-            self._why[host] = min(why, self._why.get(host, why))
+            self._passed[host, why] += count
         self._masked.update(other["masked"])
         self._changed.update(other["changed"])
         for job_id, reason, count in other["retries"]:
@@ -319,7 +316,7 @@ class Ledger:
             total=_total(rows),
             jobs=tuple(sorted(jobs - {""})),
             cache_ages=(min(ages), max(ages)) if ages else None,
-            passed=tuple((host, n, self._why[host]) for host, n in sorted(self._passed.items())),
+            passed=tuple((host, n, why) for (host, why), n in sorted(self._passed.items())),
             masked=self._masked.total(),
             changed=tuple(sorted(self._changed)),
             retries=tuple(Retry(*key, n) for key, n in sorted(self._retries.items())),

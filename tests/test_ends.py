@@ -10,6 +10,7 @@ import anthropic
 import openai
 import pytest
 from conftest import Suite
+from loopback import Say, loopback
 from test_defer import BATCH, CLAUDE, ONE_STEP, TWO_STEPS, output, verdict
 
 from pytest_langasync.sandbox import Sandbox
@@ -125,6 +126,17 @@ class TestEnds:
         )
 
 
+PASSWORD = """
+import openai, os
+
+@pytest.mark.langasync
+def test_it():
+    url = os.environ["OPENAI_BASE_URL"].replace("://", "://me:Topsecret%21@")
+    question = [{"role": "user", "content": "hi"}]
+    openai.OpenAI(base_url=url).chat.completions.create(model="gpt-4o", messages=question)
+"""
+
+
 class TestGroups:
     """One job per provider, base URL, account, endpoint, headers and (OpenAI) model."""
 
@@ -190,6 +202,19 @@ def test_claude():
         assert "context-1m-2025-08-07" in seen["anthropic"]["anthropic-beta"]
         assert {headers["x-gateway-team"] for headers in seen.values()} == {"evals"}
 
+    def test_the_password_of_a_url_goes_as_the_client_sends_it(
+        self, suite: Suite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        suite.write(PASSWORD)
+        with loopback() as gateway:
+            monkeypatch.setenv("OPENAI_BASE_URL", f"{gateway.url}/v1")
+            monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+            gateway.on("GET /v1/batches", Say({"object": "list", "data": [], "has_more": False}))
+            gateway.on("POST /v1/files", Say({"error": {"message": "no", "code": "x"}}, 401))
+            assert suite.plain(*BATCH).ret == 4
+            (upload,) = gateway.at("POST /v1/files")
+        assert upload.headers["authorization"] == "Basic bWU6VG9wc2VjcmV0IQ=="
+
     def test_split_at_the_limits(
         self, suite: Suite, provider: Sandbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -251,6 +276,15 @@ class TestCache:
         assert "HTTP Request" in (suite.path / "all.log").read_text()
         files = [path for path in suite.path.rglob("*") if path.is_file()]
         assert len(files) > 8 and not [f for f in files if b"topsecret" in f.read_bytes()]
+
+    def test_no_password_of_a_url_on_disk(self, suite: Suite, provider: Sandbox) -> None:
+        suite.write(PASSWORD)
+        result = suite.plain(*BATCH, "--langasync-report=run.json")
+        assert result.ret == 0 and "topsecret" not in output(result).lower()
+        assert provider.ledger()[0]["job_id"]
+        cache = [path for path in (suite.path / ".langasync").rglob("*") if path.is_file()]
+        for path in (*cache, suite.path / "run.json"):
+            assert b"topsecret" not in path.read_bytes().lower()
 
 
 def test_sandbox_answers_stay_in_the_sandbox(suite: Suite, provider: Sandbox) -> None:

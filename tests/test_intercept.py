@@ -223,6 +223,38 @@ def test_nothing_else_is_touched(suite: Suite, provider: Sandbox) -> None:
     assert [row["job_id"] for row in provider.ledger()] == [""]
 
 
+def test_what_no_batch_takes_is_sent_at_once_and_named(suite: Suite, provider: Sandbox) -> None:
+    suite.write(
+        """
+import openai
+
+def question(**options):
+    message = [{"role": "user", "content": "hi"}]
+    options = {"model": "gpt-4o-mini", "messages": message, **options}
+    return openai.OpenAI().chat.completions.create(**options).choices[0].message.content
+
+@pytest.mark.langasync
+def test_it():
+    for trace in ("yes", "no"):
+        question(extra_query={"trace": trace})
+    openai.OpenAI().responses.create(model="gpt-4o-mini", input="hi", background=True)
+    question()
+"""
+    )
+    batch = ("--langasync-batch", "--langasync-poll-interval=0.02")
+    result = suite.plain(*batch)
+    result.assert_outcomes(passed=1)
+    assert [bool(row["job_id"]) for row in provider.ledger()] == [False] * 3 + [True]
+    result.stdout.fnmatch_lines(
+        [
+            "1 call to * ran in real time: a background response cannot be batched",
+            "2 calls to * ran in real time: a batch takes no query string",
+        ]
+    )
+    suite.plain(*batch).assert_outcomes(passed=1)
+    assert len(provider.ledger()) == 4
+
+
 def test_all_marks_every_test(suite: Suite) -> None:
     suite.pytester.makepyfile(test_others=OTHERS.partition("@pytest")[0])
     suite.run("--langasync-all").assert_outcomes(passed=1)
