@@ -158,17 +158,17 @@ def _split(
     group: Sequence[Ask], lookup: Callable[[str], Provider], room: Room
 ) -> Iterator[list[Ask]]:
     provider = lookup(group[0].pending.provider)
-    most = room.most(place_of(group[0].pending)) or provider.limits.requests
+    limits, most = provider.limits, room.most(place_of(group[0].pending))
     chunk: list[Ask] = []
-    left = provider.limits.bytes
+    left, inputs = limits.bytes, limits.requests
     for ask in group:
         custom_id = make_custom_id("x" * NONCE_LENGTH, ask.pending.key)
         size = provider.line_bytes(custom_id, ask.pending.size)
-        if chunk and (size > left or len(chunk) == most):
+        if chunk and (size > left or ask.pending.inputs > inputs or len(chunk) == most):
             yield chunk
-            chunk, left = [], provider.limits.bytes
+            chunk, left, inputs = [], limits.bytes, limits.requests
         chunk.append(ask)
-        left -= size
+        left, inputs = left - size, inputs - ask.pending.inputs
     yield chunk
 
 

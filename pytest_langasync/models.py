@@ -79,6 +79,14 @@ class Request:
         model = self.body.get("model", "")
         return model if isinstance(model, str) else ""
 
+    @property
+    def inputs(self) -> int:
+        """How many inputs it holds: one, or the texts (or lists of tokens) to be embedded."""
+        given = self.body.get("input")
+        if self.endpoint != "/embeddings" or not isinstance(given, list):
+            return 1
+        return len(given) if any(isinstance(one, (str, list)) for one in given) else 1
+
 
 @dataclass(frozen=True)
 class Call:
@@ -225,6 +233,8 @@ class Pending:
     size: int
     """Bytes of the body as JSON."""
     credentials: Credentials = field(repr=False, compare=False)
+    inputs: int = 1
+    """How many inputs count towards the provider's limit for a batch."""
     priority: int = 1
     """0 high, 1 normal, 2 low: the order in which jobs are created."""
     max_retries: int | None = None

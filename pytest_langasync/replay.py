@@ -313,6 +313,7 @@ class Attempt:
             model=request.model,
             size=len(canonical_json(request.body).encode("utf-8", "surrogatepass")),
             credentials=call.credentials,
+            inputs=request.inputs,
             priority=self.priority,
             max_retries=self.max_retries,
         )

@@ -31,6 +31,7 @@ class Limits:
     """What one batch may hold."""
 
     requests: int
+    """Counts the inputs of embeddings, of which one request may hold many."""
     bytes: int
     one_model: bool
     """True where all requests of a batch must name the same model."""
