@@ -114,8 +114,11 @@ class Scored:
         return next(iter(self.reasons.values()), None)
 
     @property
-    def usage(self) -> tuple[int, int]:
-        """(input tokens, output tokens) of all calls whose answer reports them."""
+    def usage(self) -> tuple[int, int] | None:
+        """(input tokens, output tokens) of all calls whose answer reports them; None where no call
+        was caught, as without batch mode."""
+        if not self.calls:
+            return None
         return (
             sum(call.input_tokens or 0 for call in self.calls),
             sum(call.output_tokens or 0 for call in self.calls),
