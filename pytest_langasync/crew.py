@@ -152,6 +152,10 @@ class Foreman:
             member.gone = True
             member.failed += member.books is None  # it died
             self._inbox.put(None)
+        except BaseException as error:  # raised again by whoever leads the run
+            self.error, member.gone = error, True
+            member.line.close()  # else it would wait for a reply for ever
+            self.stop()
 
     def _take(self, member: Member, message: dict[str, Any]) -> None:
         match message["kind"]:

@@ -9,12 +9,17 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import Suite
 
+from pytest_langasync.crew import Foreman, Round, Worker
+from pytest_langasync.models import Credentials, Pending
+from pytest_langasync.rounds import Bought
 from pytest_langasync.sandbox import Sandbox
+from pytest_langasync.store import Store
 
 pytest.importorskip("xdist")
 PLUGINS = ("-p", "xdist.plugin", "-p", "pytest_langasync.plugin", "-p", "no:cacheprovider")
@@ -212,3 +217,20 @@ def leave_stale_locks(cache: Path) -> None:
         "os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(cache)], check=False)
+
+
+A_PENDING = Pending("k", "t", 0, "openai", "u", "/e", (), "m", 2, Credentials({}))
+
+
+def test_what_the_foreman_does_not_understand_ends_the_run(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    foreman = Foreman(store, lambda missing, refused: Round(Bought()), lambda key, request: None)
+    try:
+        worker = Worker(foreman.invite("gw0"), store, lambda missing, bases: None)
+        nonsense = replace(A_PENDING, headers=(("only",),))  # type: ignore[arg-type]
+        store.spool(nonsense, {})
+        with pytest.raises(KeyboardInterrupt, match="has ended"):
+            worker.buy([nonsense])
+        assert isinstance(foreman.error, ValueError) and foreman.ended
+    finally:
+        foreman.close()
