@@ -48,11 +48,16 @@ class Account:
         self._written: list[tuple[str, str]] = []
 
     def pytest_sessionstart(self) -> None:
-        """Read the baseline that the person named, so that a wrong name is told at once."""
+        """Read the baseline and look at the reports' places: a mistake is told before it costs."""
+        for name in self.settings.report:
+            path = self._place(name)
+            folder = next(folder for folder in path.parents if folder.exists())
+            if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+                raise pytest.UsageError(f"--langasync-report: {path} cannot be written")
         baseline = self.settings.baseline
         try:
             if baseline.endswith(".json"):
-                self._named = self._report(Path(self.config.invocation_params.dir) / baseline)
+                self._named = self._report(self._place(baseline))
             elif baseline not in ("", "last"):
                 self._named = self._kept(baseline)
         except ConfigurationError as error:
@@ -73,7 +78,8 @@ class Account:
             self._write(name, run)
         if path := os.environ.get(STEP_SUMMARY, ""):
             self._append(Path(path), run)
-        self.config.hook.pytest_langasync_run_finished(config=self.config, run=run)
+        told = jsonfile.without_texts(run)
+        self.config.hook.pytest_langasync_run_finished(config=self.config, run=told)
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -96,6 +102,9 @@ class Account:
             else:
                 terminalreporter.write_line(f"report written to {name}")
 
+    def _place(self, name: str) -> Path:
+        return Path(self.config.invocation_params.dir) / name
+
     # ---- the past
 
     def _compare(self, session: pytest.Session) -> None:
@@ -111,9 +120,16 @@ class Account:
             fail_run(session, "langasync", f"worse than {self.comparison['baseline']}: {message}")
 
     def _last(self, now: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Return the newest whole run that judged at least half of these tests."""
+        """Return the newest whole run that judged at least half of these tests.
+
+        Where a regression fails the run, one that failed so is no measure: the gate would open by
+        itself the second time.
+        """
         for run in self.store.runs():
             if run["started_at"] >= self.reporter.started_at:
+                continue
+            worse = (run.get("comparison") or {}).get("regressions")
+            if worse and self.settings.fail_on_regression:
                 continue
             waited = any(test["outcome"] == "deferred" for test in run["tests"])
             if not waited and 2 * len(judged(run).keys() & now.keys()) >= len(now):
@@ -169,8 +185,7 @@ class Account:
                 self.reporter.troubles.append(str(error))
 
     def _write(self, name: str, run: Mapping[str, Any]) -> None:
-        path = Path(self.config.invocation_params.dir) / name
-        error = ""
+        path, error = self._place(name), ""
         try:
             if name.endswith(".json"):
                 jsonfile.write(path, self._told(run))

@@ -72,7 +72,7 @@ def _scores(text: str) -> Mapping[str, float]:
             found[name.strip()] = float(value)
         except ValueError:
             separator = ""
-        if not separator or not name.strip():
+        if not separator or not name.strip() or not math.isfinite(found[name.strip()]):
             raise ConfigurationError(f"{part!r} is not NAME=VALUE, such as quality=7")
     return found
 

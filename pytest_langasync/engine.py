@@ -153,7 +153,13 @@ class Engine:
 
     @contextlib.contextmanager
     def attempt(
-        self, owner: str, number: int, options: MarkerOptions, *, traced: bool = True
+        self,
+        owner: str,
+        number: int,
+        options: MarkerOptions,
+        *,
+        sample: str = "",
+        traced: bool = True,
     ) -> Iterator[Attempt]:
         """Run the body as one attempt of ``owner``: its calls are answered, recorded or sent.
 
@@ -166,6 +172,7 @@ class Engine:
             realtime=options.realtime,
             priority=options.rank,
             max_retries=options.max_retries,
+            sample=sample,
         )
         with self._tracing(attempt) if traced else contextlib.nullcontext():
             token = self.strands.enter(attempt)

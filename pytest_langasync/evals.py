@@ -6,17 +6,21 @@ data, so that pytest-xdist carries it to the process that adds it up.
 
 from __future__ import annotations
 
-import inspect
+import itertools
 import math
-from collections.abc import Generator
+import time
+from collections.abc import Container, Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_langasync.config import Settings
+from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.gates import Gates
 from pytest_langasync.marker import MarkerOptions
+from pytest_langasync.report.text import escape
 
 if TYPE_CHECKING:
     from pytest_langasync.cases import Case
@@ -27,6 +31,8 @@ __all__ = [
 
 EVAL_KEY = pytest.StashKey[MarkerOptions]()
 RECORD_KEY = pytest.StashKey["Langasync"]()
+PROPERTY = "langasync_"
+"""Begins the names of our JUnit properties."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,9 @@ class Langasync:
             TypeError: the value is none of these.
             ValueError: it is not a finite number.
         """
-        if not isinstance(value, (bool, int, float, str)):
-            raise TypeError(f"{value!r} is no score: scores are numbers, booleans or labels")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"the score {name!r} is {value}: scores are finite")
+        from pytest_langasync.scoring import plain_score
+
+        value, reason = plain_score(value), None if reason is None else str(reason)
         self.scores[name] = {"value": value, "reason": reason}
         if self._item is not None:
             self._item.ihook.pytest_langasync_score(
@@ -149,7 +154,8 @@ class Evals:
         worker = hasattr(config, "workerinput")
         self.gates = None if worker else Gates(settings.min_pass_rate, settings.min_score)
 
-    @pytest.hookimpl(wrapper=True, trylast=True)
+    # Around all others: what pytest makes of an xfail mark is known then.
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -170,10 +176,12 @@ class Evals:
         if record is not None:
             data |= {"scores": record.scores} if record.scores else {}
             data |= {"case": record.case} if record.case else {}
-            item.user_properties += properties(record)  # JUnit reads the teardown's
+            before = [one for one in item.user_properties if not one[0].startswith(PROPERTY)]
+            item.user_properties[:] = before + properties(record)  # JUnit reads the teardown's
         if report.failed and report.when == "call" and options.min_pass_rate < 1.0:
             data["missed"] = True
-            reason = str(call.excinfo.value if call.excinfo else "failed").partition("\n")[0]
+            said = str(call.excinfo.value if call.excinfo else "failed").partition("\n")[0]
+            reason = escape(said)
             report.sections.append(("missed", report.longreprtext))
             report.outcome = "skipped"
             path, line, _ = item.location
@@ -193,21 +201,33 @@ class Evals:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Add a verdict up, wherever the test ran."""
         data = getattr(report, "langasync", None)
-        if self.gates is not None and data and not hasattr(report, "langasync_deferred"):
-            self.gates.add(report.nodeid, report.outcome, data)
+        if self.gates is None:
+            return
+        if hasattr(report, "langasync_deferred"):
+            self.gates.deferred += 1
+        elif data:
+            why = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+            self.gates.add(report.nodeid, report.outcome, data, why.removeprefix("missed: "))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail each test function, and the run, where a gate says so."""
-        if self.gates is None:
-            return
-        failed = self.gates.failed()
+        """Fail each test function, and the run, where a gate says so; ``--lf`` keeps its misses."""
+        failed = self.gates.failed() if self.gates is not None else []
         if not failed:
             return
         from pytest_langasync.reports import fail_run
 
-        for name, message in failed:
+        lf: Any = session.config.pluginmanager.get_plugin("lfplugin")
+        for name, message, misses in failed:
             fail_run(session, name, message)
+            if getattr(lf, "lastfailed", None) is not None:
+                lf.lastfailed.update(dict.fromkeys(misses, True))
+
+    def pytest_unconfigure(self) -> None:
+        """Close the loop in which coroutines were finished."""
+        from pytest_langasync.awaiting import close
+
+        close()
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Show rates and scores of each group."""
@@ -215,22 +235,22 @@ class Evals:
         if lines:
             terminalreporter.section("scores", sep="-", bold=True)
         for line in lines:
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(escape(line))  # a label may be a model's own words
 
 
 # ---- what plugin.py hands over once a test is marked, or asks for a fixture
 
 
-def generate(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
+def generate(metafunc: pytest.Metafunc, options: MarkerOptions) -> None:
     """Make one test for each case, and for each repeat.
 
     Raises:
-        ConfigurationError: the marker's keywords, or its inputs, make no sense.
+        ConfigurationError: the marker's inputs make no sense, or nobody would run them.
     """
     from pytest_langasync.cases import load_cases
 
-    options = MarkerOptions.parse(marker.args, marker.kwargs)
-    if options.inputs is not None and "scored" in metafunc.fixturenames:
+    _check_form(metafunc, options)
+    if options.inputs is not None and "langasync_case" in metafunc.fixturenames:
         cases = load_cases(options.inputs, metafunc.definition.path.parent)
         ids = [case.name or str(number) for number, case in enumerate(cases)]
         metafunc.parametrize("langasync_case", cases, ids=ids, indirect=True)
@@ -238,6 +258,24 @@ def generate(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
         metafunc.fixturenames.append("langasync_repeat")
         ids = [f"repeat{number}" for number in range(1, options.repeats + 1)]
         metafunc.parametrize("langasync_repeat", range(options.repeats), ids=ids, indirect=True)
+
+
+def _check_form(metafunc: pytest.Metafunc, options: MarkerOptions) -> None:
+    form = ("chain", "inputs", "scorer")
+    if "langasync_case" in metafunc.fixturenames:
+        lacking = [name for name in form[:2] if getattr(options, name) is None]
+        if lacking:
+            raise ConfigurationError(
+                f"needs {' and '.join(f'{name}=…' for name in lacking)} for the fixture 'scored'"
+            )
+        return
+    # One on a class or module may be meant for its other tests.
+    own = [mark for mark in metafunc.definition.own_markers if mark.name == "langasync"]
+    given = [name for name in form if any(name in mark.kwargs for mark in own)]
+    if given:
+        raise ConfigurationError(
+            f"{given[0]}=… is of no use here: the test does not ask for the fixture 'scored'"
+        )
 
 
 def open_record(request: pytest.FixtureRequest) -> Langasync:
@@ -250,21 +288,23 @@ def open_record(request: pytest.FixtureRequest) -> Langasync:
 
 def run_case(request: pytest.FixtureRequest, langasync: Langasync, case: Case) -> Scored:
     """Run a case through the marker's ``chain``, and score it by its ``scorer``."""
-    from pytest_langasync.scoring import apply
+    from pytest_langasync.evaluators import apply
 
     options = request.node.stash[EVAL_KEY]
-    if options.chain is None:
-        pytest.fail("@pytest.mark.langasync needs chain=… to score its inputs", pytrace=False)
+    session = request.config.pluginmanager.get_plugin("langasync-session")
     langasync.case |= {"input": plain(case.input), "expected": plain(case.expected)}
-    output = run_chain(options.chain, case.input)
+    started = time.perf_counter()
+    output = run_chain(options.chain, case.input, session)
+    duration = time.perf_counter() - started
     langasync.case["output"] = plain(output)
-    given = options.scorer
-    named = given if isinstance(given, dict) else {}
-    scorers = list(named.values()) if named else given if isinstance(given, list) else [given]
+    named = [*_named(options.scorer), *(("", one) for one in case.evaluators)]
+    works = [partial(apply, scorer, case, output, duration) for _, scorer in named]
+    found = session.side_by_side(works) if session else [work() for work in works]
     reasons: dict[str, str | None] = {}
-    for index, scorer in enumerate(one for one in scorers if one is not None):
-        for name, score in apply(scorer, case.input, output, case.expected).items():
-            key = list(named)[index] if named else name
+    for (given, _), scores in zip(named, found, strict=True):
+        for name, score in scores.items():
+            whole = name if not given else given if len(scores) == 1 else f"{given} {name}"
+            key = _free(whole, reasons)
             langasync.score(key, score.value, score.reason)
             reasons[key] = score.reason
     values = {name: one["value"] for name, one in langasync.scores.items()}
@@ -273,20 +313,37 @@ def run_case(request: pytest.FixtureRequest, langasync: Langasync, case: Case) -
     )
 
 
-def run_chain(chain: Any, value: Any) -> Any:
+def _named(scorer: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the marker's scorers, each with the name that the marker gives it."""
+    if isinstance(scorer, dict):
+        yield from scorer.items()
+    else:
+        several = scorer if isinstance(scorer, (list, tuple)) else [scorer]
+        yield from (("", one) for one in several if one is not None)
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """Return a name for a score that no other scorer of the same case has taken."""
+    names = itertools.chain([name], (f"{name} {number}" for number in itertools.count(2)))
+    return next(one for one in names if one not in taken)
+
+
+def run_chain(chain: Any, value: Any, session: Any = None) -> Any:
     """Run a Runnable, a function or a coroutine function on one input."""
-    if hasattr(chain, "invoke"):
+    from pytest_langasync.awaiting import finish
+
+    if not hasattr(chain, "invoke"):
+        return finish(chain(value))
+    try:
         return chain.invoke(value)
-    result = chain(value)
-    if not inspect.isawaitable(result):
-        return result
-
-    import asyncio
-
-    async def main() -> Any:
-        return await result
-
-    return asyncio.run(main())
+    except (NotImplementedError, TypeError) as error:
+        # How steps without a synchronous form say so.
+        alone = isinstance(error, NotImplementedError) or "synchronous" in str(error)
+        if not (alone and hasattr(chain, "ainvoke")):
+            raise
+    if session is not None:
+        session.attempt.restart()
+    return finish(chain.ainvoke(value))
 
 
 def group_of(item: pytest.Item) -> str:
@@ -298,18 +355,24 @@ def group_of(item: pytest.Item) -> str:
 def properties(record: Langasync) -> list[tuple[str, object]]:
     """Return what JUnit reports: scores, cost (USD) and jobs."""
     found: list[tuple[str, object]] = [
-        (f"langasync_score_{name}", score["value"]) for name, score in record.scores.items()
+        (f"{PROPERTY}score_{name}", score["value"]) for name, score in record.scores.items()
     ]
     if record.cost is not None:
-        found.append(("langasync_cost_usd", f"{record.cost:.9f}"))
+        found.append((f"{PROPERTY}cost_usd", f"{record.cost:.9f}"))
     jobs = dict.fromkeys(call.job_id for call in record.calls if call.job_id)
-    return found + [("langasync_job", job) for job in jobs]
+    return found + [(f"{PROPERTY}job", job) for job in jobs]
 
 
 def plain(value: Any) -> Any:
     """Return JSON data for a report; what is none becomes its text."""
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
     if isinstance(value, dict):
         return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):

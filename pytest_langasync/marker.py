@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -41,6 +41,20 @@ class MarkerOptions:
         return PRIORITIES.index(self.priority)
 
     @classmethod
+    def merged(cls, marks: Iterable[Any]) -> MarkerOptions:
+        """Check the markers of a test, the nearest first: what that one leaves open, the next says.
+
+        Raises:
+            ConfigurationError: as ``parse`` does.
+        """
+        arguments: tuple[Any, ...] = ()
+        keywords: dict[str, Any] = {}
+        for mark in marks:
+            arguments += mark.args
+            keywords = {**mark.kwargs, **keywords}
+        return cls.parse(arguments, keywords)
+
+    @classmethod
     def parse(cls, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> MarkerOptions:
         """Check the marker's arguments.
 
@@ -74,4 +88,13 @@ class MarkerOptions:
         rate = keywords.get("min_pass_rate", 1.0)
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= 1:
             raise ConfigurationError(f"min_pass_rate={rate!r} is not a number from 0 to 1")
+        chain, scorer = keywords.get("chain"), keywords.get("scorer")
+        if not (chain is None or callable(chain) or hasattr(chain, "invoke")):
+            raise ConfigurationError(f"chain={chain!r} is neither a Runnable nor a function")
+        several = scorer if isinstance(scorer, (list, tuple)) else [scorer]
+        for one in scorer.values() if isinstance(scorer, dict) else several:
+            if not (one is None or callable(one) or hasattr(one, "evaluate")):
+                raise ConfigurationError(
+                    f"scorer={one!r} is no scorer: give a callable (input, output, expected)"
+                )
         return cls(**keywords)

@@ -114,12 +114,13 @@ def _score(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make one test for each case of a marked function, and for each repeat."""
-    marker = next(metafunc.definition.iter_markers("langasync"), None)
-    if marker is not None:
+    marks = list(metafunc.definition.iter_markers("langasync"))
+    if marks or "langasync_case" in metafunc.fixturenames:
         from pytest_langasync.evals import generate
+        from pytest_langasync.marker import MarkerOptions
 
         try:
-            generate(metafunc, marker)
+            generate(metafunc, MarkerOptions.merged(marks))
         except ConfigurationError as error:
             where = f"{metafunc.definition.nodeid}: @pytest.mark.langasync"
             metafunc.config.stash[MISTAKES_KEY].append(f"{where} {error}")
@@ -144,9 +145,11 @@ def _mark(item: pytest.Item) -> None:
     from pytest_langasync.evals import EVAL_KEY
     from pytest_langasync.marker import MarkerOptions
 
-    marker = item.get_closest_marker("langasync")
     try:
-        options = MarkerOptions.parse(*((marker.args, marker.kwargs) if marker else ((), {})))
+        options = MarkerOptions.merged(item.iter_markers("langasync"))
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if options.repeats > 1 and "langasync_repeat" not in params:
+            raise ConfigurationError("repeats=… is for test functions, not for unittest's methods")
     except ConfigurationError as error:
         raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.langasync {error}") from None
     if hasattr(getattr(item, "obj", None), "hypothesis"):
@@ -176,12 +179,7 @@ def langasync_repeat(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def langasync_case(request: pytest.FixtureRequest) -> Case:
     """The case of a declarative evaluation."""
-    case: Case | None = getattr(request, "param", None)
-    if case is None:
-        pytest.fail(
-            "the fixture 'scored' needs cases: @pytest.mark.langasync(chain=…, inputs=…, scorer=…)",
-            pytrace=False,
-        )
+    case: Case = request.param
     return case
 
 

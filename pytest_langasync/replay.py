@@ -146,13 +146,17 @@ class Attempt:
         realtime: bool = False,
         priority: int = 1,
         max_retries: int | None = None,
+        sample: str = "",
     ) -> None:
+        """``sample`` sets the test's answers apart from those of other repeats of it, also where
+        answers are shared."""
         self.replay = replay
         self.owner = owner
         self.number = number
         self.realtime = realtime
         self.priority = priority
         self.max_retries = max_retries
+        self.sample = sample
         self.scope = owner
         """Who a call belongs to at this moment: the test, or the wide fixture being set up."""
         self.closed = False
@@ -222,6 +226,8 @@ class Attempt:
         resend = self._resend[slot]
         occurrence = resend.pop(0) if resend else self._counts[slot]
         owner = self.replay.key_owner(self.scope)
+        if self.scope == self.owner:
+            owner = owner or self.sample
         return Call(request, owner, occurrence, credentials, streamed)
 
     def _answer(self, call: Call, slot: _Slot, live: bool) -> Answer | None:

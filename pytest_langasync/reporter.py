@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EX_TEMPFAIL", "Reporter"]
 
+LONGEST_FAILURE = 2_000
+"""How many characters of a failure's message a report holds."""
+
 EX_TEMPFAIL = 75
 """Exit status when nothing failed but tests are still waiting (``sysexits.h``: try again later)."""
 INVITATION = "langasync"
@@ -43,6 +46,7 @@ class Reporter:
         self.deferred: dict[str, str] = {}
         self.verdicts: dict[str, str] = {}
         self.scores: dict[str, dict[str, Any]] = {}
+        self.failures: dict[str, str] = {}
         self.hypothesis: set[str] = set()
         self.troubles: list[str] = []
         self.strayed: list[str] = []
@@ -161,6 +165,10 @@ class Reporter:
             self.deferred[report.nodeid] = reason
         elif report.when == "call" or report.outcome != "passed":
             self.verdicts[report.nodeid] = "error" if self._is_error(report) else report.outcome
+            crash: Any = getattr(report.longrepr, "reprcrash", None)
+            if report.failed:
+                said = crash.message if crash else report.longreprtext
+                self.failures[report.nodeid] = said[:LONGEST_FAILURE]
 
     @staticmethod
     def _is_error(report: pytest.TestReport) -> bool:
@@ -272,6 +280,10 @@ class Reporter:
         """Return each test's verdict and scores by node ID."""
         verdicts = self.verdicts | dict.fromkeys(self.deferred, "deferred")
         return {
-            nodeid: {"outcome": outcome, **self.scores.get(nodeid, {})}
+            nodeid: {
+                "outcome": outcome,
+                **self.scores.get(nodeid, {}),
+                **({"failure": self.failures[nodeid]} if nodeid in self.failures else {}),
+            }
             for nodeid, outcome in verdicts.items()
         }

@@ -177,9 +177,11 @@ def fail_run(session: pytest.Session, name: str, message: str) -> None:
     vars(report)["langasync_gate"] = True
     plugins = session.config.pluginmanager
     terminal = plugins.get_plugin("terminalreporter")
-    # No test just ran: the terminal lists the failure, but has no letter and no progress to show.
-    hook = plugins.subset_hook_caller("pytest_runtest_logreport", [terminal] if terminal else [])
-    hook(report=report)
+    # No test just ran: the terminal lists the failure, but has no letter and no progress to show,
+    # and there is nothing to run again.
+    named = (plugins.get_plugin(name) for name in ("lfplugin", "stepwiseplugin"))
+    left_out = [plugin for plugin in (terminal, *named) if plugin is not None]
+    plugins.subset_hook_caller("pytest_runtest_logreport", left_out)(report=report)
     if terminal is not None:
         terminal.stats.setdefault("failed", []).append(report)
     session.testsfailed += 1

@@ -1,25 +1,32 @@
 """Scorers: any callable ``(input, output, expected) -> score`` is one. These are the plain ones.
 
-A score is a number, a boolean or a label. Evaluators of openevals, DeepEval and pydantic-evals are
-used as they are: ``apply`` knows how each of them is called and what it returns.
+A score is a number, a boolean or a label.
 """
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Score", "apply", "close_to", "contains", "exact", "json_field", "judge", "number",
+from pytest_langasync.awaiting import finish
+
+__all__ = ["Score", "close_to", "contains", "exact", "json_field", "judge", "number", "plain_score",
            "rating"]  # fmt: skip
 
 Value = float | int | bool | str
 Scorer = Callable[[Any, Any, Any], Any]
+
+NUMBER = r"(?:(?<![\w.])-)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?"
+"""Also with separated thousands and in scientific notation; the hyphen of 1-10 is no sign."""
+SCALE = re.compile(
+    rf"\s*(?:/|\bout of\b)\s*{NUMBER}|{NUMBER}\s*(?:-|–|\bto\b)\s*{NUMBER}", re.IGNORECASE
+)
+"""What a judge says beside its rating: 8/10, 8 out of 10, on a scale from 1 to 10."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,26 @@ class Score:
     reason: str | None = None
 
 
+def plain_score(value: Any) -> Value:
+    """Return a score as a plain number, boolean or text, also where a library has its own types.
+
+    Raises:
+        TypeError: it is none of these.
+        ValueError: it is not a finite number.
+    """
+    if not isinstance(value, (str, int, float)) and callable(getattr(value, "item", None)):
+        value = value.item()  # a scalar of numpy's
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r} is no score: scores are numbers, booleans or labels")
+    if not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{value} is no score: scores are finite")
+    return int(value) if isinstance(value, int) else float(value)
+
+
 def exact(input: Any, output: Any, expected: Any) -> bool:
     """Whether the output equals what was expected; texts are compared without outer space."""
     if isinstance(output, str) and isinstance(expected, str):
@@ -38,11 +65,16 @@ def exact(input: Any, output: Any, expected: Any) -> bool:
 
 
 def contains(input: Any, output: Any, expected: Any) -> bool:
-    """Whether what was expected occurs in the output; case does not matter."""
+    """Whether what was expected occurs in the output; case does not matter.
+
+    Raises ``ValueError`` for a case that expects nothing, which makes an errored test.
+    """
+    if expected is None:
+        raise ValueError("contains: the case has no 'expected'")
     return str(expected).casefold() in str(output).casefold()
 
 
-def number(pattern: str = r"-?\d+(?:\.\d+)?") -> Scorer:
+def number(pattern: str = NUMBER) -> Scorer:
     """Return a scorer that takes the last number that ``pattern`` finds in the output.
 
     Where the pattern has a group, the group is the number. Raises ``ValueError`` for an output
@@ -50,21 +82,27 @@ def number(pattern: str = r"-?\d+(?:\.\d+)?") -> Scorer:
     """
 
     def score(input: Any, output: Any, expected: Any) -> float:
-        found = list(re.finditer(pattern, str(output)))
-        if not found:
-            raise ValueError(f"no number in the output: {str(output)[:200]!r}")
-        last = found[-1]
-        return float(last[1] if last.re.groups else last[0])
+        return _last_number(pattern, str(output))
 
     return score
 
 
+def _last_number(pattern: str, text: str) -> float:
+    found = list(re.finditer(pattern, text))
+    if not found:
+        raise ValueError(f"no number in the output: {text[:200]!r}")
+    last = found[-1]
+    return float((last[1] if last.re.groups else last[0]).replace(",", ""))
+
+
 def rating(lowest: float, highest: float) -> Scorer:
-    """Return a scorer that takes the last number in the output, which must lie between these."""
-    find = number()
+    """Return a scorer that takes the last number in the output, which must lie between these.
+
+    A scale is no rating: ``8/10``, ``8 out of 10`` and ``8, from 1 to 10`` are all 8.
+    """
 
     def score(input: Any, output: Any, expected: Any) -> float:
-        value: float = find(input, output, expected)
+        value = _last_number(NUMBER, SCALE.sub("", str(output)))
         if not lowest <= value <= highest:
             raise ValueError(f"the rating {value:g} is not between {lowest:g} and {highest:g}")
         return value
@@ -87,127 +125,56 @@ def close_to(tolerance: float = 1e-6) -> Scorer:
 def json_field(path: str) -> Scorer:
     """Return a scorer that takes a field of a JSON output: ``"verdict.score"``, ``"items.0"``.
 
-    Raises ``ValueError`` where it is absent.
+    The JSON may stand in a fence of Markdown. Raises ``ValueError`` where the field is absent.
     """
 
     def score(input: Any, output: Any, expected: Any) -> Value:
-        value = json.loads(output) if isinstance(output, str) else output
+        value = json.loads(_unfenced(output)) if isinstance(output, str) else output
         for part in path.split("."):
             try:
                 value = value[int(part)] if isinstance(value, list) else value[part]
             except (KeyError, IndexError, TypeError, ValueError):
                 raise ValueError(f"the output has no field {path!r}") from None
-        return _value(value)
+        if value is None:
+            raise ValueError(f"the field {path!r} of the output is null")
+        return plain_score(value)
 
     return score
+
+
+def _unfenced(text: str) -> str:
+    fenced = re.search(r"```(?:json)?\s*\n(.*?)\n\s*```", text, re.DOTALL | re.IGNORECASE)
+    return fenced[1] if fenced else text
 
 
 def judge(prompt: str, model: Any, scorer: Scorer | None = None) -> Scorer:
     """Return a scorer that asks a model; in batch mode its call joins the next wave.
 
     Args:
-        prompt: a text with ``{input}``, ``{output}`` and ``{expected}``.
-        model: a LangChain chat model, or a function from a text to a text.
-        scorer: reads the model's reply; by default the last number in it.
+        prompt: a text with ``{input}``, ``{output}`` and ``{expected}``; other braces stay.
+        model: a LangChain chat model, or a function (or coroutine function) from a text to a text.
+        scorer: reads the model's reply; by default the last number in it, as ``rating`` does.
     """
-    read = scorer or number()
 
     def score(input: Any, output: Any, expected: Any) -> Score:
-        text = prompt.format(input=input, output=output, expected=expected)
-        reply = model.invoke(text) if hasattr(model, "invoke") else model(text)
-        reply = getattr(reply, "content", reply)
-        return Score(_value(read(input, reply, expected)), str(reply))
+        given = {"input": input, "output": output, "expected": expected}
+        text = re.sub(r"\{(input|output|expected)\}", lambda found: str(given[found[1]]), prompt)
+        reply = reply_text(finish(model.invoke(text) if hasattr(model, "invoke") else model(text)))
+        if scorer is None:
+            return Score(_last_number(NUMBER, SCALE.sub("", reply)), reply)
+        return Score(plain_score(finish(scorer(input, reply, expected))), reply)
 
     return score
 
 
-def apply(scorer: Any, input: Any, output: Any, expected: Any) -> dict[str, Score]:
-    """Run one scorer, ours or another library's, and return its scores by name.
+def reply_text(reply: Any) -> str:
+    """Return the text of a model's reply: a text, or a LangChain message of one or more parts.
 
-    Raises:
-        TypeError: it is none, or what it returned is no score.
+    Raises ``TypeError`` for what has none.
     """
-    name = _name(scorer)
-    if hasattr(scorer, "measure"):  # DeepEval
-        return {name: _deepeval(scorer, input, output, expected)}
-    if hasattr(scorer, "evaluate"):  # pydantic-evals
-        return _named(name, _pydantic_evals(scorer, input, output, expected))
-    if not callable(scorer):
-        raise TypeError(f"{scorer!r} is no scorer: give a callable (input, output, expected)")
-    if "outputs" in _parameters(scorer):  # openevals
-        given = {"inputs": input, "outputs": output, "reference_outputs": expected}
-        return _named(name, _finish(scorer(**{k: v for k, v in given.items() if v is not None})))
-    return _named(name, _finish(scorer(input, output, expected)))
-
-
-def _named(name: str, result: Any) -> dict[str, Score]:
-    if isinstance(result, list):
-        return {key: one for part in result for key, one in _named(name, part).items()}
-    if isinstance(result, Mapping):
-        if "score" in result:
-            reason = result.get("comment", result.get("reason"))
-            key = str(result.get("key") or name)
-            return {key: Score(_value(result["score"]), None if reason is None else str(reason))}
-        return {key: _score(one) for key, one in result.items()}
-    return {name: _score(result)}
-
-
-def _score(result: Any) -> Score:
-    if isinstance(result, Score):
-        return result
-    value = getattr(result, "value", getattr(result, "score", result))
-    reason = getattr(result, "reason", None)
-    return Score(_value(value), None if reason is None else str(reason))
-
-
-def _value(value: Any) -> Value:
-    if isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(f"{value!r} is no score: scores are numbers, booleans or labels")
-
-
-def _deepeval(metric: Any, input: Any, output: Any, expected: Any) -> Score:
-    from deepeval.test_case import LLMTestCase
-
-    case = LLMTestCase(
-        input=str(input),
-        actual_output=str(output),
-        expected_output=None if expected is None else str(expected),
-    )
-    metric.measure(case)
-    return Score(_value(metric.score), getattr(metric, "reason", None))
-
-
-def _pydantic_evals(evaluator: Any, input: Any, output: Any, expected: Any) -> Any:
-    from pydantic_evals.evaluators import EvaluatorContext
-    from pydantic_evals.otel import SpanTree
-
-    context = EvaluatorContext(
-        name=None, inputs=input, metadata=None, expected_output=expected, output=output,
-        duration=0.0, _span_tree=SpanTree(), attributes={}, metrics={},
-    )  # fmt: skip
-    return _finish(evaluator.evaluate(context))
-
-
-def _finish(result: Any) -> Any:
-    if not inspect.isawaitable(result):
-        return result
-
-    async def main() -> Any:
-        return await result
-
-    return asyncio.run(main())
-
-
-def _parameters(function: Any) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return {}
-
-
-def _name(scorer: Any) -> str:
-    name = getattr(scorer, "__name__", "") or type(scorer).__name__
-    if "<locals>" in getattr(scorer, "__qualname__", "") and name in ("score", "wrapped_evaluator"):
-        return "score"
-    return str(name)
+    if not isinstance(reply, str):
+        text = getattr(reply, "text", None)  # a method before langchain-core 1.0
+        reply = text() if callable(text) and not isinstance(text, str) else text
+    if not isinstance(reply, str):
+        raise TypeError("the judge's model gave no text")
+    return str.__str__(reply)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -146,7 +146,9 @@ class BatchSession:
     def _attempting(
         self, item: pytest.Item, number: int, options: MarkerOptions
     ) -> Iterator[Attempt]:
-        with self.engine.attempt(item.nodeid, number, options) as attempt:
+        repeat = getattr(getattr(item, "callspec", None), "params", {}).get("langasync_repeat", 0)
+        sample = f"repeat {repeat}" if repeat else ""
+        with self.engine.attempt(item.nodeid, number, options, sample=sample) as attempt:
             self.attempt = attempt
             try:
                 yield attempt
@@ -253,6 +255,10 @@ class BatchSession:
         """Return the answered calls of the running attempt, as plain data; money in USD."""
         used = self.attempt.used if self.attempt is not None else []
         return [self.engine.ledger.priced(call, answer) for _, call, answer in used]
+
+    def side_by_side(self, works: Sequence[Callable[[], T]]) -> list[T]:
+        """Do works of the running test that do not depend on each other: all calls in one wave."""
+        return self.engine.strands.side_by_side(works)
 
     def _strayed(self, item: pytest.Item, attempt: Attempt) -> bool:
         """Fail a test that does not ask again for what it was already answered."""

@@ -21,12 +21,13 @@ import functools
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["Strand", "Strands"]
 
+T = TypeVar("T")
 _strand: contextvars.ContextVar[Strand | None] = contextvars.ContextVar("langasync", default=None)
 _item = threading.local()
 
@@ -114,6 +115,30 @@ class Strands:
         if item is not None and (inherited is None or item.parent is inherited):
             return item
         return inherited
+
+    def side_by_side(self, works: Iterable[Callable[[], T]]) -> list[T]:
+        """Do works one after the other that do not depend on each other: one that is parked does
+        not keep the next from making its call."""
+        strand = _strand.get()
+        if strand is None:
+            return [work() for work in works]
+        results: list[T] = []
+        parked: BaseException | None = None
+        for work in works:
+            child = Strand(strand.attempt, strand)
+            token = _strand.set(child)
+            try:
+                results.append(work())
+            except BaseException as exception:
+                if not child.parked or isinstance(exception, KeyboardInterrupt):
+                    raise
+                parked = exception
+            finally:
+                _strand.reset(token)
+        if parked is not None:
+            strand.park()
+            raise parked
+        return results
 
     # ---- parking
 

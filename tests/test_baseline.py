@@ -55,7 +55,7 @@ def test_worse(graded: Suite, monkeypatch: pytest.MonkeyPatch, workers: list[str
     result.stdout.fnmatch_lines(
         [
             f"*compared with {baseline}*",
-            "8 tests in both, 0 new, 0 gone",
+            "8 tests in both, 0 new, 0 not run",
             "newly failing: 8",
             "  test_it.py::test_it[[]?[]]",
             "  … and 3 more (-v names them)",
@@ -176,18 +176,50 @@ def test_other_plugins_are_told_once(suite: Suite, workers: list[str]) -> None:
     run = json.loads(line)
     assert (run["schema"], run["exit_status"], len(run["tests"])) == (1, 0, 8)
     tests = {test["id"]: test for test in run["tests"]}
-    assert tests["test_it.py::test_it[0]"]["scores"] == {"quality": {"value": 8, "reason": None}}
+    assert tests["test_it.py::test_it[0]"]["scores"] == {"quality": {"value": 8}}
     assert "request" not in tests["test_it.py::test_it[0]"]["calls"][0]
 
 
-def test_kept_runs_hold_no_text(graded: Suite) -> None:
-    (path,) = (graded.path / ".langasync/sandbox/runs").glob("*.json")
-    assert "q 1" not in path.read_text() and "Sandbox answer" not in path.read_text()
+def test_kept_runs_and_other_plugins_see_no_text(graded: Suite) -> None:
+    graded.pytester.makeconftest(
+        "import json, pathlib\n"
+        "def pytest_langasync_run_finished(config, run):\n"
+        "    pathlib.Path('told.json').write_text(json.dumps(run))\n"
+    )
+    graded.write("""
+@pytest.mark.langasync(chain=ask, inputs=["q 1"], scorer=lambda i, o, e: {"score": 1, "comment": o})
+def test_it(scored):
+    assert "no" == scored.output
+""")
+    graded.run("--langasync-report=run.json").assert_outcomes(failed=1)
+    (test,) = json.loads((graded.path / "run.json").read_text())["tests"]
+    assert "Sandbox answer" in test["failure"] and "Sandbox" in test["scores"]["<lambda>"]["reason"]
+    kept = list((graded.path / ".langasync/sandbox/runs").glob("*.json"))
+    for path in (*kept, graded.path / "told.json"):
+        assert "q 1" not in path.read_text() and "Sandbox answer" not in path.read_text()
+    path = kept[0]
     assert path.stat().st_mode & 0o077 == 0
 
 
-def test_a_report_that_cannot_be_written_loses_nothing(graded: Suite) -> None:
+def test_a_report_that_cannot_be_written_is_told_at_the_start(graded: Suite) -> None:
     (graded.path / "file").write_text("")
+    result = graded.run("--langasync-report=file/run.json,ok.json", "--langasync-refresh")
+    assert result.ret == 4 and len(graded.ledger()) == 8
+    result.stderr.fnmatch_lines(["ERROR: --langasync-report: *file/run.json cannot be written"])
+
+
+def test_a_report_that_cannot_be_written_loses_nothing(graded: Suite) -> None:
+    graded.write("import pathlib\ndef test_it(): pathlib.Path('file').write_text('')\n")
     result = graded.run("--langasync-report=file/run.json,ok.json")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*cannot write file/run.json: *", "report written to ok.json"])
+
+
+def test_the_gate_does_not_open_by_itself(graded: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that the gate failed is no baseline for the next; one without the gate is."""
+    monkeypatch.setenv("BAD", "1")
+    for _ in range(2):
+        result = graded.run(GATE)
+        result.stdout.fnmatch_lines(["FAILED langasync - worse than*"])
+    graded.run()
+    graded.run(GATE).stdout.no_fnmatch_line("FAILED langasync - worse than*")

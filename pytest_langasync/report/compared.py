@@ -26,7 +26,9 @@ def comparison_lines(comparison: Mapping[str, Any], verbose: bool = False) -> li
     c = comparison
     some = None if verbose else SHOWN
     lines = [
-        Line(f"{c['paired']:,} tests in both, {len(c['added']):,} new, {len(c['removed']):,} gone")
+        Line(
+            f"{c['paired']:,} tests in both, {len(c['added']):,} new, {len(c['removed']):,} not run"
+        )
     ]
     lines += _named("newly failing", c["newly_failing"], _BAD, some)
     lines += _named("newly passing", c["newly_passing"], _GOOD, some)

@@ -15,7 +15,8 @@ from pytest_langasync.intervals import mean
 from pytest_langasync.ledger import Entry, Ledger, SummaryRow
 
 __all__ = [
-    "SCHEMA", "figures", "run_json", "with_bodies", "without_calls", "write", "write_text",
+    "SCHEMA", "figures", "run_json", "with_bodies", "without_calls", "without_texts", "write",
+    "write_text",
 ]  # fmt: skip
 
 SCHEMA = 1
@@ -88,11 +89,23 @@ def with_bodies(
     return {**run, "tests": list(tests)}
 
 
+def without_texts(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an account without what a prompt or an answer stands in: cases, reasons, failures."""
+
+    def told(test: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {k: v for k, v in test.items() if k not in ("case", "failure")}
+        if scores := test.get("scores"):
+            kept["scores"] = {name: {"value": one["value"]} for name, one in scores.items()}
+        return kept
+
+    return {**run, "tests": [told(test) for test in run["tests"]]}
+
+
 def without_calls(run: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is kept of an account: verdicts, scores and sums; no prompt and no answer."""
-    left_out = ("calls", "deferred", "case")
-    tests = ({k: v for k, v in test.items() if k not in left_out} for test in run["tests"])
-    return {**run, "tests": list(tests)}
+    left_out = ("calls", "deferred")
+    tests = without_texts(run)["tests"]
+    return {**run, "tests": [{k: v for k, v in t.items() if k not in left_out} for t in tests]}
 
 
 def figures(run: Mapping[str, Any]) -> dict[str, Any]:
