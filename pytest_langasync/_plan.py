@@ -1,33 +1,19 @@
-"""What goes into which batch, and how a batch that was sent is found again."""
+"""What goes into which batch."""
 
 from __future__ import annotations
 
-import enum
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_langasync._records import Intent
 from pytest_langasync.config import Settings
-from pytest_langasync.exceptions import JobNotFoundError, ProviderError
-from pytest_langasync.models import Job, JobState, Pending, make_custom_id, split_custom_id
-from pytest_langasync.providers import Client, Found, Limits, Provider
+from pytest_langasync.models import Job, JobState, Pending, make_custom_id
+from pytest_langasync.providers import Limits, Provider
 
 NONCE_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 NONCE_LENGTH = 12
-LISTED = 1000
-"""How many batches of a provider's list are looked at before giving up."""
-WORDS = {
-    429: "rate limit",
-    500: "server error",
-    503: "cancelled or unavailable",
-    504: "expired or timed out",
-    529: "overloaded",
-}
-SKEW = 300.0
-"""How far the provider's clock may differ from ours, in seconds."""
 LIMIT = re.compile(r"[Ll]imit: ([\d,]+) enqueued tokens")
 BYTES_PER_TOKEN = 4
 
@@ -56,9 +42,8 @@ class Policy:
     """The pause before the first poll; each further one is twice as long."""
     max_retries: int = 3
     """How often a failure that was not the request's fault is sent again."""
-    lookups: int = 3
-    """How often to look for a batch whose creation is in doubt before it counts as absent."""
-    lookup_pause: float = 2.0
+    patience: float = 60.0
+    """How long to look for a batch whose creation is in doubt before it counts as absent."""
     adopt_since: float = 0.0
     """With an empty cache, jobs created before this moment (since the epoch) are not looked for."""
     tidy_before: float = 0.0
@@ -71,16 +56,10 @@ class Policy:
             poll_interval=settings.poll_interval,
             first_poll=0.02 if settings.sandbox else min(1.0, settings.poll_interval),
             max_retries=settings.max_retries,
+            patience=0.0 if settings.sandbox else min(60.0, settings.poll_interval),
             adopt_since=settings.oldest(started_at),
             tidy_before=0.0 if settings.keep_files else started_at,
         )
-
-
-class Verdict(enum.Enum):
-    """What a look at the provider says about a submission that was not found."""
-
-    ABSENT = "absent"
-    UNDECIDED = "undecided"
 
 
 class Lines:
@@ -176,54 +155,3 @@ def one_model(asks: Iterable[Ask]) -> str:
     """Return the model that all requests name, or an empty string."""
     models = {ask.pending.model for ask in asks}
     return models.pop() if len(models) == 1 else ""
-
-
-def look(client: Client, intent: Intent, known: Iterable[str]) -> Found | Verdict:
-    """Look for a submission among the provider's batches.
-
-    A running batch of the same size, of which nothing but its results can tell, leaves it
-    undecided. ``known`` are the jobs that belong to other submissions.
-
-    Raises:
-        ProviderError: the list could not be read, or is too long to be sure.
-    """
-    known, seen, undecided = set(known), 0, False
-    for found in client.find(intent.created_at - SKEW, LISTED):
-        seen += 1
-        if found.job_id in known:
-            continue
-        if found.nonce:
-            if found.nonce == intent.nonce:
-                return found
-        elif found.total in (0, intent.count):
-            nonces = _nonces(client, found.job_id)
-            if nonces is not None and intent.nonce in nonces:
-                return found
-            undecided = undecided or (nonces is None and found.running)
-    if seen >= LISTED:
-        raise ProviderError("too many recent batches to tell whether a submission is among them")
-    return Verdict.UNDECIDED if undecided else Verdict.ABSENT
-
-
-def _nonces(client: Client, job_id: str) -> frozenset[str] | None:
-    try:
-        ids = client.input_ids(job_id)
-    except JobNotFoundError:
-        return frozenset()
-    return None if ids is None else frozenset(split_custom_id(custom_id)[0] for custom_id in ids)
-
-
-def error_body(provider: str, status: int, code: str, message: str) -> dict[str, Any]:
-    """Return an error in the shape in which the provider's real-time endpoint gives it."""
-    kind = {404: "not_found_error"}.get(status, "invalid_request_error")
-    if provider == "anthropic":
-        kind = kind if status < 500 else "api_error"
-        error: dict[str, Any] = {"type": kind, "message": message}
-        return {"type": "error", "error": error, "request_id": None}
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message, "type": kind, "param": None, "code": code or None}}
-
-
-def why_again(status: int) -> str:
-    """Say in words why a request that failed for no fault of its own is sent again."""
-    return f"{WORDS.get(status, 'failed')} ({status})"

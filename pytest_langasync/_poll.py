@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import random
 import threading
@@ -9,11 +10,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from pytest_langasync._plan import Ask, Policy
-from pytest_langasync.models import Job, JobState, JobStatus
+from pytest_langasync.exceptions import JobNotFoundError
+from pytest_langasync.models import Job, JobState, JobStatus, Row
 from pytest_langasync.providers import Client
 from pytest_langasync.store import Finished, Store
 
 POLLS_AT_ONCE = 8
+GONE_AFTER = 3
+"""How many polls in a row, newborn jobs aside, must find a job or its results gone before that is
+believed."""
+LAST_ROUND = 600.0
+"""Seconds for which the last polls of a run, and the downloads in them, may go on."""
 
 
 @dataclass
@@ -28,11 +35,21 @@ class Watch:
     status: JobStatus | None = None
     not_before: float = 0.0
     polling: bool = False
+    trouble: str = ""
+    """What the last polls failed with, as it was told."""
+
+    @property
+    def absences(self) -> int:
+        """How many polls in a row have found the job, or its results, gone."""
+        return int(self.job.metadata.get("not_found", "0"))
 
 
 @dataclass(frozen=True)
 class Polled:
-    """What one poll brought: a status, the account of an ended job, or an error."""
+    """What one poll brought: a status, the account of an ended job, or an error.
+
+    An error beside a status is about the results.
+    """
 
     watch: Watch
     status: JobStatus | None = None
@@ -88,10 +105,14 @@ class Poller:
         """Poll each job once more, those excepted whose provider asked for a longer pause."""
         now = self._clock()
         left = [w for w in self.watches.values() if not w.polling and w.not_before <= now]
+        end = now + LAST_ROUND
         while left or self._polling():
             while left and self._polling() < POLLS_AT_ONCE:
                 self._start(left.pop(0))
-            yield self._take(None)
+            try:
+                yield self._take(max(0.0, end - self._clock()))
+            except queue.Empty:
+                return
 
     def _polling(self) -> int:
         return sum(watch.polling for watch in self.watches.values())
@@ -122,5 +143,16 @@ class Poller:
         if status.state is not JobState.ENDED:
             return Polled(watch, status)
         rows = watch.client.rows(job.id, status)
-        finished = self._store.finish(job, rows, word=status.word, reason=status.reason)
+        if watch.absences + 1 >= GONE_AFTER:
+            rows = _those_left(rows)
+        try:
+            finished = self._store.finish(job, rows, word=status.word, reason=status.reason)
+        except JobNotFoundError as error:
+            return Polled(watch, status, error=error)
         return Polled(watch, status, finished)
+
+
+def _those_left(rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield the rows that can be read, although others are gone."""
+    with contextlib.suppress(JobNotFoundError):
+        yield from rows

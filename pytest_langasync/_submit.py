@@ -1,8 +1,7 @@
-"""Buying each request once: intents, creation, and the search for what a crash left behind."""
+"""Buying each request once: into a running job, into one that was found, or into a new one."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,34 +12,24 @@ from pytest_langasync._plan import (
     Place,
     Policy,
     Room,
-    Verdict,
-    look,
     new_nonce,
     one_model,
     place_of,
     plan,
 )
 from pytest_langasync._records import RequestMeta
+from pytest_langasync._search import Failures, Headers, Search, Verdict
 from pytest_langasync._tidy import tidy
 from pytest_langasync.exceptions import (
-    CacheError,
     CapacityError,
     ConfigurationError,
     CreateUnknownError,
-    JobNotFoundError,
-    LangasyncError,
     ProviderError,
 )
-from pytest_langasync.models import Credentials, Event, Job, JobState, Pending, split_custom_id
+from pytest_langasync.models import Credentials, Event, Job, JobState
 from pytest_langasync.providers import Client, Found, Provider, Submission, by_name
 from pytest_langasync.store import Intent, Store
 
-KEPT = 30 * 86400.0
-"""How long providers keep a batch's results, in seconds."""
-SUITE_JOBS = 50
-"""How many recent jobs of this suite are looked at when the cache is empty."""
-
-Headers = tuple[tuple[str, str], ...]
 Connect = Callable[[str, str, Credentials, Headers], Client]
 
 
@@ -55,7 +44,7 @@ class Placed:
 
     full: list[Ask] = field(default_factory=list)
     undecided: list[Ask] = field(default_factory=list)
-    failures: list[tuple[LangasyncError, list[Ask]]] = field(default_factory=list)
+    failures: Failures = field(default_factory=list)
 
 
 class Watcher(Protocol):
@@ -88,11 +77,10 @@ class Submitter:
         self._connect = connect
         self._lookup = lookup
         self._clock = clock
-        self._sleep = sleep
         self._watch = watch
         self._clients: dict[tuple[str, str, str, Headers], Client] = {}
-        self._recent: dict[tuple[str, str, str], list[Found]] = {}
         self._room = Room()
+        self._search = Search(store, suite, policy, notify, self.client, clock, sleep)
 
     def client(
         self, name: str, base_url: str, credentials: Credentials, headers: Headers
@@ -127,12 +115,31 @@ class Submitter:
             self._notify(Event("waiting", requests=len(wanted), message=message))
 
         with self._store.lock(on_wait):
-            self._store.refresh()
-            left = [ask for ask in wanted.values() if not ask.settled(ask.pending.key)]
-            left = self._guarded(left, placed, self._search_suite)
-            left = self._recover(left, placed)
+            left = self._found(wanted.values(), placed)
             self._buy(self._attach_unread(self._attach(left), placed), placed)
         return placed
+
+    def look_up(self, asks: Iterable[Ask]) -> Placed:
+        """Take in what of these requests was bought already; buy nothing."""
+        placed = Placed()
+        with self._store.lock():
+            self._found(asks, placed)
+        return placed
+
+    def adopt(
+        self, job_id: str, name: str, base_url: str, credentials: Credentials, endpoint: str
+    ) -> Job:
+        """Take in a job known by its ID alone. Raises as ``Batcher.attach`` does."""
+        return self._search.adopt(job_id, name, base_url, credentials, endpoint)
+
+    def _found(self, asks: Iterable[Ask], placed: Placed) -> list[Ask]:
+        """Return the requests without an answer, once all is known that was bought of them."""
+        self._store.refresh()
+        left = [ask for ask in asks if not ask.settled(ask.pending.key)]
+        left = self._search.suite(left, placed.failures)
+        left, undecided = self._search.recover(left, placed.failures)
+        placed.undecided += undecided
+        return left
 
     def _attach_unread(self, asks: list[Ask], placed: Placed) -> list[Ask]:
         """Wait for running jobs whose requests are not known, before anything is bought there."""
@@ -206,17 +213,17 @@ class Submitter:
             try:
                 created = client.create(submission)
             except CreateUnknownError:
-                found = self._look(intent, client)
+                found = self._search.look(intent, client)
                 if found is Verdict.UNDECIDED:
                     return Verdict.UNDECIDED
                 if found is Verdict.ABSENT:
                     continue
-                job = self._promote(intent, found)
+                job = self._search.promote(intent, found)
             except (ConfigurationError, ProviderError):
                 self._store.drop_intent(intent.nonce)
                 raise
             else:
-                job = self._promote(
+                job = self._search.promote(
                     intent,
                     Found(created.job_id, created.created_at, 0, input_ref=created.input_ref),
                 )
@@ -235,146 +242,3 @@ class Submitter:
         intent = Intent(new_nonce(), meta, self._clock(), len(asks), metadata)
         self._store.write_intent(intent, (ask.pending for ask in asks))
         return intent
-
-    def _promote(self, intent: Intent, found: Found) -> Job:
-        meta = intent.meta
-        job = Job(
-            id=found.job_id,
-            provider=meta.provider,
-            base_url=meta.base_url,
-            endpoint=meta.endpoint,
-            model=meta.model,
-            headers=meta.headers,
-            nonce=intent.nonce,
-            # Our own clock, so that it can be compared with the beginning of a run.
-            created_at=intent.created_at,
-            requests=intent.count,
-            input_ref=found.input_ref,
-            metadata=intent.metadata,
-        )
-        return self._store.promote(intent.nonce, job)
-
-    def _look(self, intent: Intent, client: Client) -> Found | Verdict:
-        """Look for a submission, more than once: a provider's list may lag behind."""
-        known = [job.id for job in self._store.jobs()]
-        for number in range(self._policy.lookups):
-            if number:
-                self._sleep(self._policy.lookup_pause * number)
-            found = look(client, intent, known)
-            if found is not Verdict.ABSENT:
-                return found
-        return Verdict.ABSENT
-
-    # What is at the provider already
-
-    def _recover(self, asks: list[Ask], placed: Placed) -> list[Ask]:
-        """Settle the open submissions that hold a wanted request; return what may go on."""
-        for intent in self._store.intents():
-            keys = self._store.intent_keys(intent.nonce)
-            concerned = [ask for ask in asks if ask.pending.key in keys]
-            if not concerned:
-                continue
-            try:
-                verdict = self._settle(intent, concerned[0].pending)
-            except (ConfigurationError, ProviderError) as error:
-                placed.failures.append((error, concerned))
-            else:
-                if verdict is not Verdict.UNDECIDED:
-                    continue
-                placed.undecided += concerned
-            asks = [ask for ask in asks if ask.pending.key not in keys]
-        return asks
-
-    def _settle(self, intent: Intent, pending: Pending) -> Found | Verdict:
-        meta = intent.meta
-        client = self.client(meta.provider, meta.base_url, pending.credentials, meta.headers)
-        found = self._look(intent, client)
-        if isinstance(found, Found):
-            self._promote(intent, found)
-        elif found is Verdict.ABSENT:
-            self._store.drop_intent(intent.nonce)
-        return found
-
-    def _guarded(
-        self, asks: list[Ask], placed: Placed, act: Callable[[Pending, set[str]], None]
-    ) -> list[Ask]:
-        """Act once for each place where something is wanted; return the asks of the others."""
-        groups: dict[tuple[str, str, str], list[Ask]] = {}
-        for ask in asks:
-            p = ask.pending
-            groups.setdefault((p.provider, p.base_url, p.credentials.account), []).append(ask)
-        for group in groups.values():
-            try:
-                act(group[0].pending, {ask.pending.key for ask in group})
-            except CacheError:
-                raise
-            except (ConfigurationError, ProviderError) as error:
-                placed.failures.append((error, group))
-        failed = {ask.pending.key for _, group in placed.failures for ask in group}
-        return [ask for ask in asks if ask.pending.key not in failed]
-
-    def _search_suite(self, pending: Pending, keys: set[str]) -> None:
-        """Look for wanted requests in this suite's recent jobs, where the cache knew none of them.
-
-        Each wave looks again: an answer may lead to requests that were bought long ago.
-        """
-        p, wanted = pending, {key for key in keys if self._store.in_flight(key) is None}
-        client = self.client(p.provider, p.base_url, p.credentials, p.headers)
-        adopted: list[tuple[Found, frozenset[str]]] = []
-        for found in self._suite_jobs(pending, client):
-            if not wanted:
-                break
-            ids = None if self._store.job(found.job_id) else client.input_ids(found.job_id)
-            held = {split_custom_id(custom_id)[1] for custom_id in ids or ()}
-            if ids and held & wanted:
-                wanted -= held
-                adopted.append((found, ids))
-        for found, ids in reversed(adopted):  # of two jobs with a request the newest counts
-            self._store.adopt(_job_of(found, p.provider, p.base_url, p.headers), ids)
-
-    def _suite_jobs(self, pending: Pending, client: Client) -> list[Found]:
-        """Return this suite's recent jobs, newest first; none where the cache knows any job."""
-        p = pending
-        place = (p.provider, p.base_url, p.credentials.account)
-        if place not in self._recent:
-            known = any((j.provider, j.base_url) == place[:2] for j in self._store.jobs())
-            if known or not self._suite or self._store.intents():
-                return []
-            oldest = self._policy.adopt_since  # the provider counts in whole seconds
-            listed = client.find(max(self._clock() - KEPT, oldest))
-            ours = (f for f in listed if f.suite == self._suite and f.nonce)
-            recent = itertools.islice(ours, SUITE_JOBS)
-            self._recent[place] = [f for f in recent if f.created_at >= oldest]
-        return self._recent[place]
-
-    def adopt(
-        self, job_id: str, name: str, base_url: str, credentials: Credentials, endpoint: str
-    ) -> Job:
-        """Take in a job known by its ID alone. Raises as ``Batcher.attach`` does."""
-        client = self.client(name, base_url, credentials, ())
-        try:
-            status = client.status(job_id)
-            ids = client.input_ids(job_id)
-        except JobNotFoundError as error:
-            raise ConfigurationError(f"{name} does not know the job {job_id}: {error}") from error
-        listed = (f for f in client.find(self._clock() - KEPT) if f.job_id == job_id)
-        found = next(listed, Found(job_id, self._clock(), status.total, endpoint=endpoint))
-        nonces = {split_custom_id(custom_id)[0] for custom_id in ids or ()} - {""}
-        job = _job_of(found, name, base_url, (), nonces.pop() if len(nonces) == 1 else "")
-        return self._store.adopt(job, ids)
-
-
-def _job_of(found: Found, name: str, base_url: str, headers: Headers, nonce: str = "") -> Job:
-    return Job(
-        id=found.job_id,
-        provider=name,
-        base_url=base_url,
-        endpoint=found.endpoint,
-        model=found.model,
-        headers=headers,
-        nonce=found.nonce or nonce,
-        created_at=found.created_at,
-        requests=found.total,
-        input_ref=found.input_ref,
-        metadata={"suite": found.suite} if found.suite else {},
-    )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from pytest_langasync._plan import Ask, Policy, error_body, why_again
-from pytest_langasync._poll import Polled, Poller, Watch
+from pytest_langasync._outcome import CAPACITY_CODES, depth, error_body, guilty, why_again
+from pytest_langasync._plan import Ask, Policy
+from pytest_langasync._poll import GONE_AFTER, Polled, Poller, Watch
 from pytest_langasync._submit import Connect, Submitter, connect_to
 from pytest_langasync.exceptions import (
     ConfigurationError,
@@ -32,20 +32,12 @@ from pytest_langasync.store import Finished, Store, StoredRequest
 
 __all__ = ["Batcher", "Policy"]
 
-CAPACITY_CODES = frozenset({"token_limit_exceeded"})
-LINE_CODES = frozenset(
-    {
-        "duplicate_custom_id",
-        "invalid_json_line",
-        "invalid_url",
-        "missing_required_parameter",
-        "streaming_unsupported",
-    }
+DOUBT = (
+    "a submission is in doubt, and nothing of it is bought before the provider can tell; to give "
+    "it up: python -m pytest_langasync doctor"
 )
 NEWBORN = 120.0
 """Seconds in which a provider may not know a job that it has just created."""
-GONE_AFTER = 3
-"""How many polls in a row, newborn jobs aside, must find a job gone before it is believed."""
 
 
 class Batcher:
@@ -82,6 +74,7 @@ class Batcher:
         self._poller = Poller(store, self._policy, clock, sleep)
         self._queue: dict[str, Ask] = {}
         self._queue_due = 0.0
+        self._doubtful: set[str] = set()
         self._errors: list[LangasyncError] = []
         self._cancelled = False
 
@@ -114,6 +107,16 @@ class Batcher:
         failures = self._place([Ask(pending, valid) for pending in pendings])
         self._submitter.tidy()
         self._raise([error for error, _ in failures])
+
+    def look_up(self, pendings: Sequence[Pending], valid: Callable[[str], bool]) -> None:
+        """Take in what of these was bought already, by a run whose cache is lost, say; buy nothing.
+
+        Raises:
+            ConfigurationError, ProviderError: as ``submit`` does.
+        """
+        placed = self._submitter.look_up([Ask(pending, valid) for pending in pendings])
+        self._doubt(placed.undecided)
+        self._raise([error for error, _ in placed.failures])
 
     def attach(
         self, job_id: str, credentials: Credentials, base_url: str, endpoint: str = ""
@@ -178,8 +181,17 @@ class Batcher:
     def _place(self, asks: Iterable[Ask]) -> list[tuple[LangasyncError, list[Ask]]]:
         placed = self._submitter.place(asks)
         self._enqueue(placed.full, self._policy.poll_interval * 5)
+        self._doubt(placed.undecided)
         self._enqueue(placed.undecided, self._policy.poll_interval)
         return placed.failures
+
+    def _doubt(self, asks: Sequence[Ask]) -> None:
+        """Tell once that requests may have been bought already, which nobody can say yet."""
+        new = {ask.pending.key for ask in asks} - self._doubtful
+        self._doubtful |= new
+        if new:
+            p = asks[0].pending
+            self._notify(Event("waiting", p.provider, p.model, len(new), message=DOUBT))
 
     def _enqueue(self, asks: Iterable[Ask], delay: float) -> None:
         queued = {ask.pending.key: ask for ask in asks}
@@ -219,7 +231,7 @@ class Batcher:
     def _handle(self, polled: Polled) -> None:
         watch = polled.watch
         if polled.error is not None:
-            self._handle_error(watch, polled.error)
+            self._handle_error(polled, polled.error)
         elif polled.finished is not None:
             self._ended(watch, polled.finished)
         elif polled.status is not None and polled.status.state is JobState.REJECTED:
@@ -227,14 +239,15 @@ class Batcher:
         elif polled.status is not None:
             self._running(watch, polled.status)
 
-    def _handle_error(self, watch: Watch, error: BaseException) -> None:
+    def _handle_error(self, polled: Polled, error: BaseException) -> None:
+        watch = polled.watch
         if isinstance(error, ConfigurationError):
             self._poller.watches.pop(watch.job.id, None)
             self._errors.append(error)
         elif isinstance(error, JobNotFoundError):
-            self._not_found(watch, error)
+            self._not_found(watch, error, ended=polled.status is not None)
         elif isinstance(error, ProviderError):
-            self._tell("trouble", watch, message=str(error))
+            self._trouble(watch, error)
             self._poller.reschedule(watch)
         else:
             raise error
@@ -244,6 +257,7 @@ class Batcher:
         if status.word != watch.job.word or len(metadata) != len(watch.job.metadata):
             watch.job = replace(watch.job, word=status.word, metadata=metadata)
             self._store.update_job(watch.job)
+        watch.trouble = ""
         if status != watch.status:
             watch.status = status
             self._tell("progress", watch)
@@ -251,18 +265,24 @@ class Batcher:
 
     # What becomes of a job
 
-    def _not_found(self, watch: Watch, error: JobNotFoundError) -> None:
+    def _not_found(self, watch: Watch, error: JobNotFoundError, *, ended: bool) -> None:
+        """Believe it only after several polls. ``ended`` says that only results are missing."""
         job, age = watch.job, self._clock() - watch.job.created_at
-        times = int(job.metadata.get("not_found", "0")) + 1
-        if times < GONE_AFTER:
-            self._tell("trouble", watch, message=str(error))
-            if age >= NEWBORN:
+        if watch.absences + 1 < GONE_AFTER:
+            self._trouble(watch, error)
+            if ended or age >= NEWBORN:
                 # On disk, so that runs which poll but once come to a conclusion, too.
-                watch.job = replace(job, metadata={**job.metadata, "not_found": str(times)})
+                count = {"not_found": str(watch.absences + 1)}
+                watch.job = replace(job, metadata={**job.metadata, **count})
                 self._store.update_job(watch.job)
             self._poller.reschedule(watch)
         else:
             self._ended(watch, self._store.finish(job, (), word="gone", reason=str(error)))
+
+    def _trouble(self, watch: Watch, error: LangasyncError) -> None:
+        if watch.trouble != str(error):  # once is enough
+            watch.trouble = str(error)
+            self._tell("trouble", watch, message=watch.trouble)
 
     def _ended(self, watch: Watch, finished: Finished) -> None:
         job = watch.job = finished.job
@@ -280,7 +300,7 @@ class Batcher:
             reason = self._why_again(key, finished)
             if not reason:
                 continue
-            if not self._cancelled and _depth(job) < self._tries(ask):
+            if not self._cancelled and depth(job) < self._tries(ask):
                 again.append((ask, reason))
             elif key in finished.missing and not self._cancelled:
                 lost.append(requests[key])
@@ -315,8 +335,7 @@ class Batcher:
             )
 
         for ask, _ in again:
-            depth = _depth(job) + 1
-            self._queue[ask.pending.key] = Ask(ask.pending, settled, job.id, depth)
+            self._queue[ask.pending.key] = Ask(ask.pending, settled, job.id, depth(job) + 1)
         self._queue_due = 0.0
         self._flush()
 
@@ -336,17 +355,16 @@ class Batcher:
             self._enqueue(asks, 0.0 if at_once else self._policy.poll_interval * 5)
             return
         self._tell("rejected", watch, message=status.reason)
-        blamed = _blamed(status, requests) if self._may_resend(watch) else None
-        code = 404 if status.reason_code == "model_not_found" else 400
-        guilty = [blamed] if blamed else requests
-        self._answer(job, guilty, code, status.reason_code, status.reason)
-        if blamed:
-            others = (ask for key, ask in watch.asks.items() if key != blamed.key)
-            self._send_again(watch.job, [(ask, status.reason_code) for ask in others])
+        answered, code = guilty(status, requests, again=self._may_resend(watch))
+        again = code >= 500
+        self._answer(job, answered, code, status.reason_code, status.reason, retryable=again)
+        named = {request.key for request in answered}
+        others = [ask for key, ask in watch.asks.items() if key not in named]
+        self._send_again(watch.job, [(ask, status.reason_code) for ask in others])
 
     def _may_resend(self, watch: Watch) -> bool:
         return not self._cancelled and all(
-            _depth(watch.job) < self._tries(ask) for ask in watch.asks.values()
+            depth(watch.job) < self._tries(ask) for ask in watch.asks.values()
         )
 
     def _answer(
@@ -380,17 +398,3 @@ class Batcher:
         """Raise the error that most needs a person, if there is any."""
         for error in sorted(errors, key=lambda e: isinstance(e, ProviderError)):
             raise error
-
-
-def _depth(job: Job) -> int:
-    """Return how many jobs before this one were sent for the same requests."""
-    return int(job.metadata.get("depth", "0"))
-
-
-def _blamed(status: JobStatus, requests: Sequence[StoredRequest]) -> StoredRequest | None:
-    """Return the request that a rejection names by its line, counted from 1."""
-    found = re.search(r"\bline (\d+)", status.reason)
-    if status.reason_code not in LINE_CODES or not found:
-        return None
-    number = int(found[1])
-    return requests[number - 1] if 0 < number <= len(requests) and len(requests) > 1 else None

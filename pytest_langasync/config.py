@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pytest_langasync.exceptions import ConfigurationError
 
-__all__ = ["OPTIONS", "Option", "Settings", "duration", "settings_from"]
+__all__ = ["OPTIONS", "Option", "Settings", "duration", "settings_from", "suite_of"]
 
 PREFIX = "langasync_"
 MODES = ("batch", "resume", "offline", "realtime", "refresh", "estimate", "sandbox")
@@ -39,6 +39,20 @@ def duration(text: str) -> float:
             f"{text!r} is not a duration: give a number and a unit, such as 0, 90s, 30m, 6h or 7d"
         )
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def suite_of(root: Path) -> str:
+    """Return what names a suite at its provider: its project's name, else its folder's.
+
+    CI checks a project out into folders of many names.
+    """
+    import tomllib
+
+    try:
+        name = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        name = ""
+    return name if name and isinstance(name, str) else root.resolve().name
 
 
 def _positive(text: str) -> float:
@@ -143,7 +157,11 @@ OPTIONS: tuple[Option, ...] = (
         _count,
         ini=True,
     ),
-    Option("resume", "attach to this job (or the last one) and go on", "JOB_ID|last"),
+    Option(
+        "resume",
+        "attach to this job (several with commas; or the last one) and go on",
+        "JOB_ID|last",
+    ),
     Option("offline", "answer from the cache alone: no network, no key"),
     Option("realtime", "send now, at list price, but record, price and cache"),
     Option("refresh", "buy new answers for every selected test; continues until all are judged"),

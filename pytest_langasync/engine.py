@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pytest_langasync import deferral, providers
 from pytest_langasync.batch import Batcher, Policy
 from pytest_langasync.budget import Budget
-from pytest_langasync.config import Settings
+from pytest_langasync.config import Settings, suite_of
 from pytest_langasync.desk import CallDesk
 from pytest_langasync.edits import edits
 from pytest_langasync.exceptions import ConfigurationError
@@ -61,7 +61,7 @@ class Engine:
         self.hosts = Hosts(local_url)
         self.batcher = Batcher(
             self.store,
-            suite=settings.rootdir.name,
+            suite=suite_of(settings.rootdir),
             policy=Policy.of(settings, self.started_at),
             notify=notify,
             tick=tick,
@@ -105,7 +105,8 @@ class Engine:
         """
         settings = self.settings
         if settings.resume not in ("", "last"):
-            providers.by_job_id(settings.resume)
+            for job_id in settings.resume.split(","):
+                providers.by_job_id(job_id.strip())
         self.store.open()
         self.replay = Replay(
             self.store,
@@ -357,6 +358,12 @@ class Engine:
             self.replay.has(pending.key, pending.owner)
             or self.store.in_flight(pending.key) is not None
         )
+
+    def look_up(self, pendings: Iterable[Pending]) -> None:
+        """Take in what of these a run whose cache is lost may have bought. Raises as ``wave``."""
+        batchable = [pending for pending in pendings if self._has_batch_api(pending)]
+        if batchable:
+            self.batcher.look_up(batchable, valid=self._still_counts(batchable))
 
     def tell_edits(self, pendings: Iterable[Pending]) -> None:
         """Tell how what is about to be bought differs from what the same tests had stored."""

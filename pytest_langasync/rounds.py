@@ -103,12 +103,13 @@ class Rounds:
             return []
         if engine.refused:
             raise ConfigurationError(engine.refused)
+        engine.look_up(unpaid)
         with engine.store.lock():
             intents = [engine.store.intent_keys(one.nonce) for one in engine.store.intents()]
         doubtful = frozenset().union(*intents)
         # Whoever has a call that may have been bought waits for it, with all its calls.
         waiting = {p.owner for p in missing if p.key in doubtful or engine.store.in_flight(p.key)}
-        return sorted({pending.owner for pending in unpaid} - waiting)
+        return sorted({p.owner for p in unpaid if not engine.paid_for(p)} - waiting)
 
     def _time_is_up(self, missing: Sequence[Pending]) -> Bought:
         """Cancel what runs and read what had come; what is still to come then is not bought."""
@@ -122,20 +123,25 @@ class Rounds:
         return Bought(urgent=self._urgent(missing), cancelled_at=now, why=why)
 
     def _resume(self, missing: Sequence[Pending]) -> bool:
-        """Attach to the job that the person named; True when the cache did not know it."""
-        job_id, store = self._settings.resume, self._engine.store
-        if job_id == "last":
-            jobs = store.jobs()
-            if not jobs:
-                raise ConfigurationError(
-                    f"--langasync-resume=last: there is no job in {self._settings.cache}; "
-                    "give the job's ID instead"
-                )
-            job_id = jobs[-1].id
-        known = store.job(job_id)
-        if known is None or known.state is JobState.RUNNING:
-            try:
-                self._engine.attach(job_id, missing)
-            except ConfigurationError as error:
-                raise ConfigurationError(f"--langasync-resume: {error}") from None
-        return known is None
+        """Attach to the jobs that the person named; True when the cache did not know them all."""
+        store, new = self._engine.store, False
+        for job_id in self._resumed():
+            known = store.job(job_id)
+            new = new or known is None
+            if known is None or known.state is JobState.RUNNING:
+                try:
+                    self._engine.attach(job_id, missing)
+                except ConfigurationError as error:
+                    raise ConfigurationError(f"--langasync-resume: {error}") from None
+        return new
+
+    def _resumed(self) -> list[str]:
+        if self._settings.resume != "last":
+            return [job_id.strip() for job_id in self._settings.resume.split(",")]
+        jobs = self._engine.store.jobs()
+        if not jobs:
+            raise ConfigurationError(
+                f"--langasync-resume=last: there is no job in {self._settings.cache}; "
+                "give the job's ID instead"
+            )
+        return [jobs[-1].id]

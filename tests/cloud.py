@@ -74,6 +74,10 @@ class Cloud:
     polls: list[Exception | JobStatus] = field(default_factory=list)
     """What the next polls bring, ahead of the jobs' own status."""
     lists: list[Exception] = field(default_factory=list)
+    lag: float = 0.0
+    """How long a new job is missing from the list, in seconds."""
+    results_gone: int = 0
+    """How many of the next downloads end with the news that a part is gone."""
     reply: Callable[[str, Mapping[str, Any]], Iterable[Row]] = lambda cid, body: [
         Row(cid, 200, {"echo": body["n"]}, "req")
     ]
@@ -118,6 +122,9 @@ class Cloud:
     def rows(self, job_id: str, status: JobStatus) -> Iterator[Row]:
         for custom_id, body in reversed(self.jobs[job_id].lines.items()):
             yield from self.reply(custom_id, body)
+        if self.results_gone:
+            self.results_gone -= 1
+            raise JobNotFoundError("the error file is gone")
 
     def cancel(self, job_id: str) -> None:
         self.cancelled.append(job_id)
@@ -126,7 +133,7 @@ class Cloud:
         if self.lists:
             raise self.lists.pop(0)
         for job in reversed(list(self.jobs.values())):
-            if job.created_at >= since:
+            if since <= job.created_at <= self.clock() - self.lag:
                 sub = job.submission
                 shown = (sub.nonce, sub.suite) if self.tells_nonce else ("", "")
                 running = (job.status or self.default).state is JobState.RUNNING
@@ -161,7 +168,7 @@ class World:
         """Begin a new run, as a new process would."""
         self.store = Store(self.root, clock=self.clock)
         self.store.open()
-        policy = options.pop("policy", Policy(max_retries=3, lookup_pause=0.5))
+        policy = options.pop("policy", Policy(max_retries=3))
         self.batcher = Batcher(
             self.store,
             policy=policy,

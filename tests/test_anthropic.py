@@ -54,6 +54,12 @@ def test_status_words(bench: Bench, word: str | None, state: JobState) -> None:
     assert bench.client().status("b1").state is state
 
 
+def test_an_unknown_word_of_a_batch_that_has_ended(bench: Bench) -> None:
+    ended = {"processing_status": "archived", "ended_at": "1970-01-01T00:00:09Z"}
+    bench.server.on(f"GET {ROUTE}/b1", Say({**bench.batch, **ended}))
+    assert bench.client().status("b1").state is JobState.ENDED
+
+
 def test_counts(bench: Bench) -> None:
     counts = {"processing": 1, "succeeded": 2, "errored": 3, "canceled": 4, "expired": 5}
     bench.server.on(f"GET {ROUTE}/b1", Say({**bench.batch, "request_counts": counts}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,8 @@ class TestCrashes:
         cloud.default, cloud.lost_replies = RUNNING, 1
         world.submit(ask(1))
         assert world.batcher.queued == {key_of(1)} and not world.batcher.wait(0)
+        told = [event.message for event in world.events if "in doubt" in event.message]
+        assert len(told) == 1 and "doctor" in told[0]
         world.start()
         assert not world.run(ask(1), timeout=600) and len(cloud.jobs) == 1
         cloud.default = ENDED
@@ -247,6 +250,43 @@ class TestCrashes:
         world.start()
         assert world.run(ask(1)) and world.cloud.bought() == {key_of(1): 1}
 
+    def test_an_older_cache_is_completed_from_the_provider(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        """A cache that CI restored knows the first job and not the second; so does one of which a
+        kill interrupted the repair."""
+        world.run(ask(1))
+        shutil.copytree(world.root, tmp_path / "old")
+        world.run(ask(2, model="gpt-y"), ask(3))
+        world.root = tmp_path / "old"
+        world.start()
+        assert world.run(ask(1), ask(2, model="gpt-y"))
+        world.start()
+        assert world.run(ask(1), ask(2, model="gpt-y"), ask(3))
+        assert world.cloud.bought() == {key_of(n): 1 for n in (1, 2, 3)}
+
+    @pytest.mark.parametrize("patience", [60.0, 5.0])
+    def test_a_list_that_lags_behind(self, world: World, patience: float) -> None:
+        world.start(policy=Policy(patience=patience))
+        world.cloud.lost_replies, world.cloud.lag = 1, 30.0
+        world.run(ask(1))
+        assert world.cloud.bought() == {key_of(1): 1 if patience > 30 else 2}
+        messages = [event.message for event in world.events if event.kind == "waiting"]
+        assert messages and "looking for it at the provider" in messages[0]
+
+    def test_an_old_intent_is_looked_for_once(self, world: World) -> None:
+        def die() -> None:
+            raise Killed
+
+        world.cloud.creates = [die]
+        with pytest.raises(Killed):
+            world.submit(ask(1))
+        world.clock.sleep(3600)
+        world.start()
+        begun = world.clock()
+        world.submit(ask(1))
+        assert world.clock() == begun and world.cloud.bought() == {key_of(1): 1}
+
     @pytest.mark.parametrize("tells_ids", [True, False])
     @pytest.mark.parametrize("running", [True, False])
     def test_resume_by_id_with_an_empty_cache(
@@ -265,7 +305,7 @@ class TestCrashes:
         assert world.cloud.bought() == {key_of(1): 1, key_of(2): 1} and world.answer(1).ok
 
     def test_resume_of_a_job_that_nobody_knows(self, world: World) -> None:
-        with pytest.raises(ConfigurationError, match="does not know the job"):
+        with pytest.raises(ConfigurationError, match="no batch batch_9"):
             world.batcher.attach("batch_9", ALICE, URL)
         with pytest.raises(ConfigurationError, match="not a job ID"):
             world.batcher.attach("nonsense", ALICE, URL)

@@ -206,6 +206,19 @@ class TestRetries:
         assert world.batcher.wait() and world.cloud.bought() == {key_of(1): 1, key_of(2): 2}
         assert world.batcher.retries == [("batch_2", "gone", 1)]
 
+    @pytest.mark.parametrize("polls", [2, 9])
+    def test_results_that_are_gone_in_part(self, world: World, polls: int) -> None:
+        """What can be read is kept; the rest is sent again once it stays gone."""
+
+        def reply(custom_id: str, body: Mapping[str, Any]) -> list[Row]:
+            lost = body["n"] == 1 and len(world.cloud.jobs) == 1
+            return [] if lost else [Row(custom_id, 200, {"echo": body["n"]})]
+
+        world.cloud.reply, world.cloud.results_gone = reply, polls
+        assert world.run(ask(1), ask(2)) and world.answer(2).job_id == "batch_1"
+        assert world.cloud.bought() == {key_of(1): 2, key_of(2): 1}
+        assert world.kinds().count("trouble") <= 2, "the same trouble is told once"
+
     def test_runs_that_poll_once_find_out_too(self, world: World) -> None:
         world.cloud.default = RUNNING
         world.run(ask(1), timeout=0)
@@ -255,6 +268,11 @@ class TestRejections:
         assert world.answer(2).status == 400
         assert world.answer(1).ok and world.answer(3).ok
         assert world.cloud.bought() == {key_of(1): 1, key_of(3): 1}
+
+    def test_a_fault_of_the_providers_own_is_sent_again(self, world: World) -> None:
+        self.reject(world, "server_error", "Internal error", ask(1), ask(2))
+        assert world.answer(1).ok and world.answer(2).ok
+        assert world.batcher.retries == [("batch_1", "server_error", 2)]
 
     def test_no_room_in_the_queue_waits(self, world: World) -> None:
         self.reject(world, CAPACITY, "Enqueued token limit reached", ask(1))

@@ -237,6 +237,46 @@ class TestResume:
         assert verdict(suite.plain(*LEAVE, f"--langasync-resume={job}")) == {"passed": 1}
         assert len(provider.ledger()) == 1
 
+    def test_several_jobs_of_several_waves(self, suite: Suite, provider: Sandbox) -> None:
+        """Anthropic's batches carry no suite: with their IDs all of them are found."""
+        suite.write(
+            CLAUDE.replace("    assert", "    ask_claude(message)\n    assert")
+            + """
+def ask_claude(first):
+    anthropic.Anthropic(max_retries=0).messages.create(
+        model="claude-sonnet-4-5", max_tokens=64,
+        messages=[{"role": "user", "content": "judge " + first.content[0].text}],
+    )
+"""
+        )
+        assert suite.plain(*BATCH).ret == 0
+        jobs = jobs_in(suite.path / ".langasync")
+        assert len(jobs) == 2
+        shutil.rmtree(suite.path / ".langasync")
+        assert suite.plain(*BATCH, f"--langasync-resume={','.join(jobs)}").ret == 0
+        assert len(provider.ledger()) == 2
+
+    def test_small_waves_look_for_what_was_bought(self, suite: Suite, provider: Sandbox) -> None:
+        """With the cache gone, ``--langasync-realtime-under`` does not pay again in real time."""
+        suite.write(ONE_STEP)
+        suite.plain(*BATCH)
+        shutil.rmtree(suite.path / ".langasync")
+        assert suite.plain(*BATCH, "--langasync-realtime-under=5").ret == 0
+        assert len(provider.ledger()) == 1
+
+    def test_the_suite_is_the_project(self, suite: Suite, provider: Sandbox) -> None:
+        """CI checks a project out into folders of many names."""
+        suite.write(ONE_STEP)
+        (suite.path / "pyproject.toml").write_text('[project]\nname = "evals"\n')
+        suite.plain(*BATCH)
+        shutil.rmtree(suite.path / ".langasync")
+        moved = suite.path / "job@2"
+        moved.mkdir()
+        for name in ("pyproject.toml", "test_it.py", "llm.py", "tox.ini"):
+            shutil.copy(suite.path / name, moved)
+        result = suite.plain(*BATCH, f"--rootdir={moved}", "-c", str(moved / "tox.ini"), str(moved))
+        assert result.ret == 0 and len(provider.ledger()) == 1
+
     def test_last(self, suite: Suite, provider: Sandbox) -> None:
         suite.write(ONE_STEP)
         provider.set_faults(SLOW)

@@ -117,6 +117,11 @@ ERRORS = {"object": "list", "data": [{"code": "c", "message": "m", "param": None
         ({"status": "finalizing"}, JobState.RUNNING, ()),
         ({"status": "cancelling"}, JobState.RUNNING, ()),
         ({"status": "brand_new"}, JobState.RUNNING, ()),
+        (
+            {"status": "archived", "completed_at": 5, "output_file_id": "o"},
+            JobState.ENDED,
+            ("o",),
+        ),
         ({"status": None}, JobState.RUNNING, ()),
         ({"status": "COMPLETED", "output_file_id": "o"}, JobState.ENDED, ("o",)),
         ({"status": "completed", "error_file_id": "e"}, JobState.ENDED, ("e",)),

@@ -59,6 +59,19 @@ def test_a_broken_download_is_repeated_and_yields_each_row_once(bench: Bench, fa
         bench.rows()
 
 
+@pytest.mark.parametrize("spoil", ["damaged", "short"])
+def test_what_came_damaged_or_short_is_fetched_again(bench: Bench, spoil: str) -> None:
+    second = bench.row("b")[:9] + b"\x00" + bench.row("b")[10:] if spoil == "damaged" else b""
+    whole = Say(bench.row("a") + bench.row("b"))
+    route = f"GET {bench.results}"
+    bench.server.on(route, Say(bench.row("a") + second), whole)
+    assert bench.rows(counted=2) == ["a", "b"]
+    bench.server.on(route, Say(bench.row("a") + second))
+    before = bench.server.count(route)
+    assert bench.rows(counted=2) == ["a"], "counters may be wrong"
+    assert bench.server.count(route) - before == 3
+
+
 def test_a_download_of_something_else_is_no_set_of_missing_rows(bench: Bench) -> None:
     bench.server.on(f"GET {bench.results}", Say(b"<html>\n</html>\n"))
     with pytest.raises(ProviderError, match="no results"):

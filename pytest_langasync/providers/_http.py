@@ -35,6 +35,8 @@ SDK_HEADERS = frozenset(
     {"accept", "accept-encoding", "anthropic-version", "connection", "content-length"}
     | {"content-type", "host", "transfer-encoding", "user-agent"}
 )
+DOWNLOADS = 3
+"""How often at most a file is fetched for the sake of a damaged or missing line."""
 CAPACITY = re.compile(r"enqueued|token_limit_exceeded|\bqueue", re.IGNORECASE)
 
 
@@ -171,13 +173,17 @@ class Channel:
             return CreateUnknownError(f"{text}; it may exist all the same")
         return self.explain(failure, doing)
 
-    def download(self, url: str, missing: str) -> IO[bytes]:
+    def download(self, url: str, missing: str, rows: int = 0) -> IO[bytes]:
         """Return the JSONL at ``url``, whole, in a private temporary file without a name.
+
+        One with a damaged line, or with fewer than the ``rows`` that the provider's counters speak
+        of, is fetched again, and taken as it is when that does not help: counters may be wrong.
 
         Raises:
             JobNotFoundError: the provider no longer has it.
             ConfigurationError, ProviderError: as ``Client`` describes.
         """
+        last: list[IO[bytes]] = []
 
         def act() -> IO[bytes]:
             file = tempfile.TemporaryFile()  # noqa: SIM115  (handed to the caller)
@@ -186,12 +192,18 @@ class Channel:
             except BaseException:
                 file.close()
                 raise
+            last.append(file)
+            if len(last) < DOWNLOADS:
+                _check(file, rows)
             return file
 
         try:
             return self._retried(act, lambda failure: failure.transient)
         except Failure as failure:
             raise self.explain(failure, "downloading results", missing) from None
+        finally:
+            for file in last[:-1]:
+                file.close()
 
     def _pour(self, url: str, file: IO[bytes]) -> None:
         with self.http.stream("GET", url, headers={"accept": "application/binary"}) as response:
@@ -316,6 +328,14 @@ def _reply(value: Any) -> Reply:
     if not isinstance(body, dict):
         raise Failure("the answer is no JSON object", status=200)
     return Reply(body, headers)
+
+
+def _check(file: IO[bytes], rows: int) -> None:
+    """Raise a ``Failure`` for a file with a damaged line, or with too few lines."""
+    lines = [_object(line) is not None for line in file if line.strip()]
+    file.seek(0)
+    if not all(lines) or len(lines) < rows:
+        raise Failure(f"{sum(lines)} rows came whole, of {max(rows, len(lines))}", status=200)
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

@@ -45,6 +45,7 @@ STATUS_OF_TYPE = {
 }
 """An errored row carries no HTTP status: the one that the type has in real time."""
 
+RUNNING = frozenset({"in_progress", "canceling", "cancelling"})
 UNANSWERED = {
     "canceled": (503, "api_error", "The batch was canceled before this request ran."),
     "expired": (504, "timeout_error", "The batch expired before this request ran."),
@@ -183,7 +184,7 @@ class AnthropicClient:
                 f"the results of {job_id} are said to be at {host}, another host than "
                 f"{self._channel.base_url}: the key is not sent there"
             )
-        for line in lines(self._channel.download(url, missing)):
+        for line in lines(self._channel.download(url, missing, status.total)):
             if isinstance(line.get("custom_id"), str):
                 yield _row(line)
 
@@ -288,8 +289,10 @@ def _job_status(reply: Reply) -> JobStatus:
         if isinstance(number, int)
     }
     word, url = str(batch.get("processing_status") or "").lower(), batch.get("results_url")
+    # A word that is not known yet: what it means shows in the rest.
+    ended = word == "ended" or (word not in RUNNING and batch.get("ended_at") and url)
     return JobStatus(
-        state=JobState.ENDED if word == "ended" else JobState.RUNNING,
+        state=JobState.ENDED if ended else JobState.RUNNING,
         word=word,
         total=sum(numbers.values()),
         completed=numbers.get("succeeded", 0),

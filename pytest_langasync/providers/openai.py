@@ -37,6 +37,8 @@ NONCE = "langasync_nonce"
 SUITE = "langasync_suite"
 HOST = re.compile(r"((us|eu|ae|au|in|jp)\.)?api\.openai\.com")
 ENDED = frozenset({"completed", "expired", "cancelled", "canceled"})
+RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling", "canceling"})
+END_TIMES = ("completed_at", "failed_at", "expired_at", "cancelled_at")
 STATUS_OF_CODE = {"batch_expired": 504, "batch_cancelled": 503, "request_timeout": 504}
 """Statuses for requests that never got one: the SDK raises ``InternalServerError`` for them."""
 
@@ -183,9 +185,14 @@ class OpenAIClient:
             JobNotFoundError: a file is gone; the rows of the other were yielded first.
         """
         gone: JobNotFoundError | None = None
-        for ref in status.output_refs:
+        missing = f"the results of {job_id} are no longer at OpenAI"
+        counts = (status.completed, status.failed)
+        # The counters of one that was stopped half-way are known not to add up.
+        told = len(status.output_refs) == sum(map(bool, counts)) and status.word == "completed"
+        rows = [count for count in counts if count] if told else [0] * len(status.output_refs)
+        for ref, least in zip(status.output_refs, rows, strict=True):
             try:
-                file = self._content(ref, f"the results of {job_id} are no longer at OpenAI")
+                file = self._content(ref, missing, least)
             except JobNotFoundError as error:
                 gone = error
                 continue
@@ -195,9 +202,9 @@ class OpenAIClient:
         if gone is not None:
             raise gone
 
-    def _content(self, file_id: str, missing: str) -> IO[bytes]:
+    def _content(self, file_id: str, missing: str, rows: int = 0) -> IO[bytes]:
         url = f"{self._channel.base_url}/files/{safe_id(file_id)}/content"
-        return self._channel.download(url, missing)
+        return self._channel.download(url, missing, rows)
 
     def cancel(self, job_id: str) -> None:
         """Ask for cancellation; a job that has already ended is no error."""
@@ -323,7 +330,10 @@ def _job_status(reply: Reply) -> JobStatus:
         int(_number(counts.get(k))) for k in ("total", "completed", "failed")
     )
     state = JobState.RUNNING
-    if word in ENDED:
+    # A word that is not known yet: what it means shows in the times.
+    if word in ENDED or (
+        word not in RUNNING and word != "failed" and any(batch.get(name) for name in END_TIMES)
+    ):
         state = JobState.ENDED
     elif word == "failed":
         state = JobState.ENDED if refs or completed or failed else JobState.REJECTED
