@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import Suite
-from test_defer import BATCH, CLAUDE, ONE_STEP, output
+from test_defer import BATCH, CLAUDE, ONE_STEP, end_jobs, output
 
 from pytest_langasync.sandbox import Sandbox
 
@@ -99,6 +99,40 @@ def test_a_fault_while_it_looks_for_what_it_created(
     provider.set_faults({"http": [lost, {"path": LISTS[call], **FAULTS[fault]}]})
     until_judged(suite, provider)[-1].assert_outcomes(passed=2)
     assert sorted(row["provider"] for row in provider.ledger()) == ["anthropic", "openai"]
+
+
+@pytest.mark.parametrize("fault", [f for f in FAULTS if f not in LINES])
+@pytest.mark.parametrize(
+    "cancel", ["POST /v1/batches/*/cancel", "POST /v1/messages/batches/*/cancel"]
+)
+def test_a_fault_at_a_cancellation(
+    suite: Suite, provider: Sandbox, cancel: str, fault: str
+) -> None:
+    """The job goes on, or does not; nothing that it gave is bought again."""
+    source, calls = (ONE_STEP, "openai") if "messages" not in cancel else (CLAUDE, "anthropic")
+    suite.write(source)
+    slow = [{"count": 0, "latency": 3600}]
+    provider.set_faults({"batch": slow, "http": [{"path": cancel, **FAULTS[fault]}]})
+    late = (
+        "--langasync-timeout=0.3s",
+        "--langasync-on-timeout=cancel",
+        "--langasync-max-retries=0",
+    )
+    first = suite.plain(*BATCH, *late)
+    assert first.ret == 75 and "Traceback" not in output(first)
+    provider.set_faults({})
+    end_jobs(provider)
+    until_judged(suite, provider)[-1].assert_outcomes(passed=1)
+    assert [row["provider"] for row in provider.ledger()] == [calls]
+
+
+@pytest.mark.parametrize("call", ["poll", "poll messages"])
+def test_a_batch_that_is_not_known_yet(suite: Suite, provider: Sandbox, call: str) -> None:
+    """The provider answers the first polls after a creation with 404."""
+    suite.write(ONE_STEP + CLAUDE)
+    provider.set_faults({"http": [{"path": CALLS[call], "status": 404, "count": 2}]})
+    until_judged(suite, provider)[-1].assert_outcomes(passed=2)
+    assert len(provider.ledger()) == 2
 
 
 def test_nobody_listens_for_a_while(
