@@ -90,7 +90,7 @@ def with_bodies(
 
 def without_calls(run: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is kept of an account: verdicts, scores and sums; no prompt and no answer."""
-    left_out = ("calls", "deferred", "case")
+    left_out = ("calls", "deferred", "case", "failure")
     tests = ({k: v for k, v in test.items() if k not in left_out} for test in run["tests"])
     return {**run, "tests": list(tests)}
 
