@@ -221,6 +221,23 @@ def test_search_finds_every_text(chromium: Any, tmp_path: Path, words: str) -> N
     assert shown.rows() == ["t.py::test[1]"]
 
 
+def test_what_has_nothing_to_show_is_hidden(chromium: Any, tmp_path: Path) -> None:
+    page = opened(chromium, tmp_path, an_account([a_case(1)])).page
+    assert not page.get_by_label("Change").is_visible()
+    assert not page.locator("th[data-sort=change]").is_visible()
+    name = "t.py::test[1]"
+    move = {"id": name, "name": "quality", "before": 0.5, "after": 1}
+    comparison = {
+        "baseline": "last", "paired": 1, "added": [], "removed": [], "newly_failing": [],
+        "newly_passing": [name], "p_value": None, "scores": [], "moves": [move], "regressions": [],
+    }  # fmt: skip
+    account = an_account([a_case(1), a_case(2)], comparison=comparison)
+    shown = opened(chromium, tmp_path, account)
+    shown.page.get_by_label("Change").select_option("moved")
+    assert shown.rows() == [name]
+    assert shown.page.locator("td.change").inner_text() == "newly passing quality 0.5 → 1"
+
+
 def test_text_from_right_to_left_stays_where_it_is(chromium: Any, tmp_path: Path) -> None:
     turned = "a\u202eb\u2066c\u200f"
     scores = {turned: {"value": turned, "reason": turned}, "אב": a_score(7)}
@@ -275,6 +292,20 @@ def test_a_failed_gate_is_told_first(chromium: Any, tmp_path: Path) -> None:
     assert page.locator("header .note").all_inner_texts() == [
         "Gate failed: min_score s 0.5, required 0.8"
     ]
+
+
+def test_opening_a_case_moves_no_column(chromium: Any, tmp_path: Path) -> None:
+    case = a_case(1, case={"input": "wide " * 5000, "output": "x" * 5000, "expected": None})
+    page = opened(chromium, tmp_path, an_account([case])).page
+    for width in (1200, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        heads = page.locator("#cases thead th:visible")
+        before = [head.bounding_box() for head in heads.all()]
+        page.click("#cases button.open")
+        assert [head.bounding_box() for head in heads.all()] == before
+        texts = [text.bounding_box() for text in page.locator("tr.detail pre").all()]
+        assert texts and all(box["x"] + box["width"] <= width for box in texts)
+        page.click("#cases button.open")
 
 
 def test_what_is_kept_of_a_run_has_no_failure_text() -> None:

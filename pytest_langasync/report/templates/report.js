@@ -65,7 +65,7 @@
     const cell = make("td");
     const all = make("div");
     row.id = id;
-    cell.colSpan = 6;
+    cell.colSpan = table.classList.contains("unchanged") ? 5 : 6;
     section(all, make("h3", "Failure"), one.failure);
     for (const score of one.scores) {
       const heading = filled(make("h3"), own(score.name), ": ", own(score.value));
@@ -179,6 +179,7 @@
   options(verdict, cases.map((one) => one.verdict));
   options(group, cases.map((one) => one.group));
   change.parentElement.hidden = !cases.some((one) => one.change || moves(one).length);
+  table.classList.toggle("unchanged", change.parentElement.hidden);
   for (const head of table.tHead.rows[0].cells) {
     const by = head.dataset.sort;
     head.firstElementChild.addEventListener("click", () => sortBy(by, sorted.by === by && !sorted.down));
