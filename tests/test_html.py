@@ -146,6 +146,28 @@ def a_score(value: Any) -> dict[str, Any]:
     return {"value": value, "reason": None}
 
 
+def test_sorting_by_any_score(chromium: Any, tmp_path: Path) -> None:
+    values: list[Any] = ["so-so", "bad", 10, "good", 9, None, True]
+    cases = [
+        a_case(n, scores={"zeal": a_score(n), **({"tone": a_score(v)} if v is not None else {})})
+        for n, v in enumerate(values)
+    ]
+    shown = opened(chromium, tmp_path, an_account(cases))
+    page = shown.page
+
+    def order() -> list[int]:
+        return [int(name[11:-1]) for name in shown.rows()]
+
+    page.click("th[data-sort=score] button")
+    assert order() == [6, 4, 2, 1, 3, 0, 5], "numbers, then labels; what has none is last"
+    page.click("th[data-sort=score] button")
+    assert order() == [0, 3, 1, 2, 4, 6, 5]
+    page.get_by_label("Score to sort by").select_option("zeal")
+    assert order() == [6, 5, 4, 3, 2, 1, 0], "the direction stays"
+    one = opened(chromium, tmp_path, an_account([a_case(1)]))
+    assert not one.page.locator("#score").is_visible(), "one score leaves nothing to choose"
+
+
 def test_scores_that_json_does_not_know(chromium: Any, tmp_path: Path) -> None:
     scores = {"s": {"value": float("nan"), "reason": 42}, "t": a_score(float("inf"))}
     shown = opened(chromium, tmp_path, an_account([a_case(1, scores=scores)]))

@@ -8,6 +8,8 @@
   const body = table.tBodies[0];
   const controls = ["search", "verdict", "group", "change"].map(find);
   const [search, verdict, group, change] = controls;
+  const byScore = find("score");
+  const collator = new Intl.Collator("en", { numeric: true });
   let sorted = { by: "", down: false };
   let matching = [];
   let drawn = 0;
@@ -132,14 +134,25 @@
     return (one) => (one.names ??= names(one)).includes(word) || (one.numbers ??= numbers(one)).some((n) => found[n]);
   };
 
-  const first = (one) => (one.scores.length ? Number(one.scores[0].value) : -Infinity);
+  const score = (one) => {
+    const value = one.scores.find((s) => s.name === byScore.value)?.value;
+    return typeof value === "boolean" ? Number(value) : value;
+  };
   const drop = (one) => {
+    if (!one.change && !moves(one).length) return undefined;
     const drops = moves(one).map((s) => Number(s.value) - Number(s.before)).filter((n) => !Number.isNaN(n));
     return Math.min(0, ...drops) - (one.change === "newly failing" ? 1e9 : 0);
   };
   const KEYS = {
-    id: (one) => one.id, verdict: (one) => one.verdict, score: first, change: drop, tokens,
-    cost: (one) => (one.cost === null ? -1 : one.cost),
+    id: (one) => one.id, verdict: (one) => one.verdict, score, change: drop, tokens,
+    cost: (one) => (one.calls.length && one.cost !== null ? one.cost : undefined),
+  };
+
+  // Numbers, then labels; what is unknown stays last, whatever the direction.
+  const compare = (a, b, sign) => {
+    if (a === undefined || b === undefined) return (a === undefined) - (b === undefined);
+    if (typeof a !== typeof b) return typeof a === "number" ? -sign : sign;
+    return sign * (typeof a === "number" ? a - b : collator.compare(a, b));
   };
 
   const changed = (one) => !change.value || one.change === change.value || (change.value === "moved" && moves(one).length > 0);
@@ -152,8 +165,7 @@
     if (sorted.by) {
       const key = KEYS[sorted.by];
       const sign = sorted.down ? -1 : 1;
-      matching = matching.map((one) => [key(one), one])
-        .sort(([a], [b]) => (a < b ? -sign : a > b ? sign : 0)).map(([, one]) => one);
+      matching = matching.map((one) => [key(one), one]).sort(([a], [b]) => compare(a, b, sign)).map(([, one]) => one);
     }
     drawn = 0;
     body.replaceChildren();
@@ -170,7 +182,7 @@
   };
 
   const options = (select, values) =>
-    [...new Set(values)].filter(Boolean).sort().forEach((value) => {
+    [...new Set(values)].filter(Boolean).sort(collator.compare).forEach((value) => {
       const option = make("option", value);
       option.value = value;
       select.append(option);
@@ -178,12 +190,15 @@
 
   options(verdict, cases.map((one) => one.verdict));
   options(group, cases.map((one) => one.group));
+  options(byScore, cases.flatMap((one) => one.scores.map((s) => s.name)));
+  byScore.parentElement.hidden = byScore.length < 2;
   change.parentElement.hidden = !cases.some((one) => one.change || moves(one).length);
   table.classList.toggle("unchanged", change.parentElement.hidden);
   for (const head of table.tHead.rows[0].cells) {
     const by = head.dataset.sort;
     head.firstElementChild.addEventListener("click", () => sortBy(by, sorted.by === by && !sorted.down));
   }
+  byScore.addEventListener("input", () => sortBy("score", sorted.by === "score" && sorted.down));
   document.querySelector(".tools").addEventListener("submit", (event) => event.preventDefault());
   controls.forEach((control) => control.addEventListener("input", refresh));
   find("more").addEventListener("click", more);
