@@ -111,12 +111,19 @@
       make("td", one.calls.length ? usd(one.cost) : "", "n"));
   };
 
-  const more = () => {
-    const page = matching.slice(drawn, drawn + PAGE);
-    body.append(...page.map((one, index) => draw(one, drawn + index)));
+  const show = (rows) => {
+    const fragment = document.createDocumentFragment();
+    const page = matching.slice(drawn, drawn + rows);
+    page.forEach((one, index) => fragment.append(draw(one, drawn + index)));
+    const firstNew = fragment.querySelector("button");
+    const clicked = document.activeElement === find("more") || document.activeElement === find("rest");
+    body.append(fragment);
     drawn += page.length;
-    find("more").hidden = drawn >= matching.length;
-    find("shown").textContent = `${count(matching.length)} of ${count(cases.length)} cases`;
+    const all = drawn >= matching.length;
+    find("more").hidden = find("rest").hidden = all;
+    // The button that had the focus is gone: go on where the new rows begin.
+    if (all && clicked && firstNew) firstNew.focus({ preventScroll: true });
+    find("shown").textContent = `${count(matching.length)} of ${count(cases.length)} cases` + (all ? "" : `, ${count(drawn)} shown`);
   };
 
   // ---- which rows, and in what order
@@ -169,7 +176,7 @@
     }
     drawn = 0;
     body.replaceChildren();
-    more();
+    show(PAGE);
   };
 
   const sortBy = (by, down) => {
@@ -201,6 +208,7 @@
   byScore.addEventListener("input", () => sortBy("score", sorted.by === "score" && sorted.down));
   document.querySelector(".tools").addEventListener("submit", (event) => event.preventDefault());
   controls.forEach((control) => control.addEventListener("input", refresh));
-  find("more").addEventListener("click", more);
+  find("more").addEventListener("click", () => show(Math.max(PAGE, drawn)));
+  find("rest").addEventListener("click", () => show(matching.length));
   refresh();
 })();
