@@ -220,10 +220,8 @@ def test_a_case_opens_to_all_that_is_known_of_it(chromium: Any, tmp_path: Path) 
         ["Asked: user", "the text"],
         ["Asked: function_call_output", "the output"],
         ["Asked: input", "bare"],
-        ["Answered", "answered fine"],
-        ["Asked: user", "only a text"],
-        ["Answered", "answered fine"],
-        ["Asked: input", "2 inputs"],
+        *(["Answered", "answered fine"], ["Asked: user", "only a text"]),
+        *(["Answered", "answered fine"], ["Asked: input", "2 inputs"]),
         ["Answered", "answered fine"],
     ]
     assert detail.locator("h3").all_inner_texts()[-4:] == [f"Call {n}" for n in range(1, 5)]
@@ -287,9 +285,8 @@ def test_a_long_text_is_cut_and_embedded_once(chromium: Any, tmp_path: Path) -> 
         case["calls"][0]["answer"] = text
         case["scores"]["quality"]["reason"] = text
         cases.append(case | {"failure": text})
-    path = tmp_path / "run.html"
     shown = opened(chromium, tmp_path, an_account(cases))
-    assert path.stat().st_size < 11 * 2 * 20_000 + 60_000
+    assert (tmp_path / "run.html").stat().st_size < 11 * 2 * 20_000 + 60_000
     shown.page.click("#cases button.open")
     detail = shown.page.locator("tr.detail").inner_text()
     assert detail.count("Cut: 280,000 characters from the middle are left out") == 4
@@ -311,9 +308,8 @@ def test_a_failed_gate_is_told_first(chromium: Any, tmp_path: Path) -> None:
     gate = {"gate": "min_score s", "group": "", "required": 0.8, "reached": 0.5, "n": 2}
     gates = [gate | {"passed": True, "gate": "other"}, gate | {"passed": False}]
     page = opened(chromium, tmp_path, an_account([a_case(1)], gates=gates)).page
-    assert page.locator("header .note").all_inner_texts() == [
-        "Gate failed: min_score s 0.5, required 0.8"
-    ]
+    told = page.locator("header .note").all_inner_texts()
+    assert told == ["Gate failed: min_score s 0.5, required 0.8"]
 
 
 def test_opening_a_case_moves_no_column(chromium: Any, tmp_path: Path) -> None:
