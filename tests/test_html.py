@@ -12,6 +12,7 @@ from conftest import Suite
 from test_markdown import HOSTILE, TOTALS
 
 from pytest_langasync.report.html import html_page
+from pytest_langasync.report.jsonfile import without_calls
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -140,6 +141,196 @@ def test_search_filter_and_sort(chromium: Any, tmp_path: Path) -> None:
     assert page.locator("th[data-sort=cost]").get_attribute("aria-sort") == "descending"
 
 
+def a_score(value: Any) -> dict[str, Any]:
+    """Return a score without a reason."""
+    return {"value": value, "reason": None}
+
+
+def test_sorting_by_any_score(chromium: Any, tmp_path: Path) -> None:
+    values: list[Any] = ["so-so", "bad", 10, "good", 9, None, True]
+    cases = [
+        a_case(n, scores={"zeal": a_score(n), **({"tone": a_score(v)} if v is not None else {})})
+        for n, v in enumerate(values)
+    ]
+    shown = opened(chromium, tmp_path, an_account(cases))
+    page = shown.page
+
+    def order() -> list[int]:
+        return [int(name[11:-1]) for name in shown.rows()]
+
+    page.click("th[data-sort=score] button")
+    assert order() == [6, 4, 2, 1, 3, 0, 5], "numbers, then labels; what has none is last"
+    page.click("th[data-sort=score] button")
+    assert order() == [0, 3, 1, 2, 4, 6, 5]
+    page.get_by_label("Score to sort by").select_option("zeal")
+    assert order() == [6, 5, 4, 3, 2, 1, 0], "the direction stays"
+    one = opened(chromium, tmp_path, an_account([a_case(1)]))
+    assert not one.page.locator("#score").is_visible(), "one score leaves nothing to choose"
+
+
+def test_scores_that_json_does_not_know(chromium: Any, tmp_path: Path) -> None:
+    scores = {"s": {"value": float("nan"), "reason": 42}, "t": a_score(float("inf"))}
+    shown = opened(chromium, tmp_path, an_account([a_case(1, scores=scores)]))
+    shown.page.click("#cases button.open")
+    assert shown.page.locator("tr.detail pre").first.inner_text() == "42"
+    assert shown.page.locator("#cases td .score").all_inner_texts() == ["s nan", "t inf"]
+
+
+CHAIN = {"input": {"question": "chain input"}, "output": ["chain output"], "expected": False}
+ANTHROPIC = {
+    "system": [{"type": "text", "text": "the system"}],
+    "messages": [
+        {"role": "user", "content": "the question"},
+        {"role": "assistant", "content": [{"type": "tool_use", "name": "look", "input": {"a": 1}}]},
+        {"role": "user", "content": [{"type": "tool_result", "content": "the result"}]},
+    ],
+}
+RESPONSES = {
+    "instructions": "the instructions",
+    "input": [{"role": "user", "content": [{"type": "input_text", "text": "the text"}]},
+              {"type": "function_call_output", "output": "the output"}, "bare"],
+}  # fmt: skip
+
+
+def a_chain(number: int = 1) -> dict[str, Any]:
+    """Return a case that has everything a case can have."""
+    case = a_case(number, case=CHAIN, failure="E   assert 'this' == 'that'")
+    requests: list[Any] = [ANTHROPIC, RESPONSES, {"input": "only a text"}, {"input": [[1], [2]]}]
+    return case | {"calls": [case["calls"][0] | {"request": body} for body in requests]}
+
+
+def test_a_case_opens_to_all_that_is_known_of_it(chromium: Any, tmp_path: Path) -> None:
+    shown = opened(chromium, tmp_path, an_account([a_chain()]))
+    shown.page.click("#cases button.open")
+    detail = shown.page.locator("tr.detail")
+    found = detail.evaluate("""(row) => [...row.querySelectorAll("pre")].map((text) =>
+      [text.previousElementSibling.innerText, text.innerText])""")
+    assert found == [
+        ["Failure", "E   assert 'this' == 'that'"],
+        ["quality: 1", "because fine"],
+        ["Input", '{\n "question": "chain input"\n}'],
+        ["Expected", "false"],
+        ["Output", '[\n "chain output"\n]'],
+        ["Asked: system", "the system"],
+        ["Asked: user", "the question"],
+        ["Asked: assistant", "look({'a': 1})"],
+        ["Asked: user", "the result"],
+        ["Answered", "answered fine"],
+        ["Asked: instructions", "the instructions"],
+        ["Asked: user", "the text"],
+        ["Asked: function_call_output", "the output"],
+        ["Asked: input", "bare"],
+        *(["Answered", "answered fine"], ["Asked: user", "only a text"]),
+        *(["Answered", "answered fine"], ["Asked: input", "2 inputs"]),
+        ["Answered", "answered fine"],
+    ]
+    assert detail.locator("h3").all_inner_texts()[-4:] == [f"Call {n}" for n in range(1, 5)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["chain input", "CHAIN OUTPUT", "false", "assert this", "the system", "instructions result",
+     "answered fine", "because", "batch_1", "quality 1", "t.py::test[1]", "lukewarm"],
+)  # fmt: skip
+def test_search_finds_every_text(chromium: Any, tmp_path: Path, words: str) -> None:
+    case = a_chain()
+    case["scores"]["tone"] = a_score("lukewarm")
+    other = a_case(2, "x", calls=[], scores={})
+    shown = opened(chromium, tmp_path, an_account([case, other]))
+    shown.page.fill("#search", words)
+    assert shown.rows() == ["t.py::test[1]"]
+
+
+def test_what_has_nothing_to_show_is_hidden(chromium: Any, tmp_path: Path) -> None:
+    page = opened(chromium, tmp_path, an_account([a_case(1)])).page
+    assert not page.get_by_label("Change").is_visible()
+    assert not page.locator("th[data-sort=change]").is_visible()
+    name = "t.py::test[1]"
+    move = {"id": name, "name": "quality", "before": 0.5, "after": 1}
+    comparison = {
+        "baseline": "last", "paired": 1, "added": [], "removed": [], "newly_failing": [],
+        "newly_passing": [name], "p_value": None, "scores": [], "moves": [move], "regressions": [],
+    }  # fmt: skip
+    account = an_account([a_case(1), a_case(2)], comparison=comparison)
+    shown = opened(chromium, tmp_path, account)
+    shown.page.get_by_label("Change").select_option("moved")
+    assert shown.rows() == [name]
+    assert shown.page.locator("td.change").inner_text() == "newly passing quality 0.5 → 1"
+
+
+def test_text_from_right_to_left_stays_where_it_is(chromium: Any, tmp_path: Path) -> None:
+    turned = "a\u202eb\u2066c\u200f"
+    scores = {turned: {"value": turned, "reason": turned}, "אב": a_score(7)}
+    gate = {"gate": turned, "group": turned, "required": 1, "reached": 0, "n": 1, "passed": False}
+    case = a_case(1, id=turned, group=turned, scores=scores, failure=turned)
+    shown = opened(chromium, tmp_path, an_account([case], gates=[gate]))
+    page = shown.page
+    page.click("#cases button.open")
+    texts = page.evaluate(
+        "[...document.querySelectorAll('header,td,th,option')].map((e) => e.textContent)"
+    )
+    assert not set("\u202e\u2066\u200f") & set("".join(texts))
+    assert shown.rows() == ["a\\u202eb\\u2066c\\u200f"]
+    name, value = page.locator("#cases td .score").nth(1).locator("bdi").all()
+    assert name.bounding_box()["x"] < value.bounding_box()["x"], "7 would go left of the letters"
+    name, value = page.locator("td .score").first.locator("bdi, b").all()
+    assert name.bounding_box()["x"] < value.bounding_box()["x"]
+
+
+def test_a_long_text_is_cut_and_embedded_once(chromium: Any, tmp_path: Path) -> None:
+    cases = []
+    for number in range(11):
+        text = f"{number}" * 300_000
+        case = a_case(number, case={"input": [text], "output": text, "expected": None})
+        case["calls"][0]["answer"] = text
+        case["scores"]["quality"]["reason"] = text
+        cases.append(case | {"failure": text})
+    shown = opened(chromium, tmp_path, an_account(cases))
+    assert (tmp_path / "run.html").stat().st_size < 11 * 2 * 20_000 + 60_000
+    shown.page.click("#cases button.open")
+    detail = shown.page.locator("tr.detail").inner_text()
+    assert detail.count("Cut: 280,000 characters from the middle are left out") == 4
+    first = shown.page.locator("tr.detail pre").first
+    first.focus()
+    assert first.evaluate("(e) => e === document.activeElement"), "it scrolls without a mouse"
+
+
+def test_ten_thousand_labels_are_not_all_listed(chromium: Any, tmp_path: Path) -> None:
+    labels = ["good"] * 3 + [f"{n} " + "long" * 200 for n in range(10_000)]
+    cases = [a_case(1, id=f"t[{n}]", scores={"s": a_score(v)}) for n, v in enumerate(labels)]
+    page = opened(chromium, tmp_path, an_account(cases)).page
+    told = page.locator("td .score").first.inner_text()
+    assert told.startswith("s good ×3, 0 long") and told.endswith(", 9,989 other labels")
+    assert len(told) < 4000
+
+
+def test_a_failed_gate_is_told_first(chromium: Any, tmp_path: Path) -> None:
+    gate = {"gate": "min_score s", "group": "", "required": 0.8, "reached": 0.5, "n": 2}
+    gates = [gate | {"passed": True, "gate": "other"}, gate | {"passed": False}]
+    page = opened(chromium, tmp_path, an_account([a_case(1)], gates=gates)).page
+    told = page.locator("header .note").all_inner_texts()
+    assert told == ["Gate failed: min_score s 0.5, required 0.8"]
+
+
+def test_opening_a_case_moves_no_column(chromium: Any, tmp_path: Path) -> None:
+    case = a_case(1, case={"input": "wide " * 5000, "output": "x" * 5000, "expected": None})
+    page = opened(chromium, tmp_path, an_account([case])).page
+    for width in (1200, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        heads = page.locator("#cases thead th:visible")
+        before = [head.bounding_box() for head in heads.all()]
+        page.click("#cases button.open")
+        assert [head.bounding_box() for head in heads.all()] == before
+        texts = [text.bounding_box() for text in page.locator("tr.detail pre").all()]
+        assert texts and all(box["x"] + box["width"] <= width for box in texts)
+        page.click("#cases button.open")
+
+
+def test_what_is_kept_of_a_run_has_no_failure_text() -> None:
+    kept = without_calls(an_account([a_chain()]))["tests"][0]
+    assert kept.keys() == {"id", "group", "outcome", "scores"}
+
+
 def test_keyboard_alone(chromium: Any, tmp_path: Path) -> None:
     shown = opened(chromium, tmp_path, an_account([a_case(1), a_case(2)]))
     page = shown.page
@@ -197,5 +388,13 @@ def test_ten_thousand_cases(chromium: Any, tmp_path: Path) -> None:
     shown.page.fill("#search", "asked fine 9999")
     assert shown.rows() == ["t.py::test[9999]"]
     shown.page.fill("#search", "")
-    shown.page.click("#more")
-    assert len(shown.rows()) == 200
+    for rows in (200, 400, 800):
+        shown.page.click("#more")
+        assert len(shown.rows()) == rows, "as many again as there were"
+    shown.page.focus("#rest")
+    shown.page.keyboard.press("Enter")
+    assert len(shown.rows()) == 10_000 and not shown.page.locator("#more").is_visible()
+    assert shown.page.locator(":focus").inner_text() == "t.py::test[800]"
+    for _ in range(2):
+        shown.page.click("th[data-sort=id] button")
+    assert shown.rows()[:2] == ["t.py::test[9999]", "t.py::test[9998]"], "numbers, not digits"

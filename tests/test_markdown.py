@@ -76,9 +76,34 @@ def test_no_name_is_markup(name: str) -> None:
 def test_figures() -> None:
     text = markdown(an_account("quality"))
     assert "**1 failed** · saved $0.5000 (50.0 %), paid $0.5000" in text
-    assert "| `quality0` | 0/1 | 0% (0% to 79%) | labels |" in text
+    assert "| `quality0` | 0/1 | 0% (0% to 79%) | `quality0` 1 | 7 |" in text
     assert "| `quality` | 1 | 1 | 0.5 | -0.5 | too few |" in text
     assert "never recorded" in text and "**Worse:** quality" in text
+
+
+def test_labels_are_counted() -> None:
+    account = an_account("x")
+    labels = ["good"] * 3 + ["bad", "b|d", "", "ugly" * 100, "rest", "rest 2"]
+    account["tests"] = [
+        a_test(f"x{n}", group="x") | {"scores": {"tone": {"value": label, "reason": None}}}
+        for n, label in enumerate(labels)
+    ]
+    row = next(line for line in markdown(account).splitlines() if line.startswith("| `x` | 0/9"))
+    assert row.endswith("| `good` 3, empty 1, `bad` 1, `b\\|d` 1, `rest` 1, 2 other labels |")
+    account["tests"] = account["tests"][6:7]
+    assert len(markdown(account)) < 1500
+
+
+def test_the_headline_says_that_a_gate_failed() -> None:
+    account = an_account("x")
+    failed = account["gates"][0] | {"gate": "min_score", "group": "a*b", "reached": 0.25, "n": 4}
+    account["gates"] = [failed | {"passed": True}]
+    assert "gate failed" not in markdown(account)
+    account["gates"] = [failed] * 5
+    headline = markdown(account).splitlines()[2]
+    assert headline.startswith("**gate failed:** `min_score a*b` 0.25, required 0.5 · ")
+    assert headline.count("gate failed") == 3
+    assert "**2 more gates failed** · **1 failed**" in headline
 
 
 def test_unknown_prices_and_the_sandbox_are_told() -> None:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from pytest_langasync.intervals import mean, t_interval, wilson
-from pytest_langasync.report.text import money, one_line, shorten
+from pytest_langasync.report.text import counted, money, one_line, shorten
 
 __all__ = ["markdown"]
 
@@ -17,7 +17,11 @@ Run = Mapping[str, Any]
 LIMIT = 60_000
 """Characters; a comment on GitHub takes 65,536, and the page of a run 1 MiB."""
 LISTED = 25
+_HEADLINED = 3
+"""Failed gates that the headline names; the table below it has them all."""
 _NAME = 160
+_LABEL, _LABELS = 40, 5
+"""Characters of a label in a table's cell, and how many labels are counted there."""
 _VERDICTS = ("passed", "failed", "error", "missed", "deferred", "skipped")
 _SPECIAL = re.compile(r"[\\`*_\[\]<>#!|~&@]")
 
@@ -41,7 +45,8 @@ def verdict(test: Run) -> str:
 
 def _headline(run: Run) -> str:
     words = [verdict(test) for test in run["tests"]]
-    parts = [f"**{words.count(word):,} {word}**" for word in _VERDICTS if words.count(word)]
+    parts = [*_failed_gates(run["gates"])]
+    parts += [f"**{words.count(word):,} {word}**" for word in _VERDICTS if words.count(word)]
     total = run["totals"]
     if total["requests"]:
         amounts = [Decimal(str(total[name])) for name in ("saved_usd", "paid_usd")]
@@ -54,13 +59,27 @@ def _headline(run: Run) -> str:
     return " · ".join(parts)
 
 
+def _failed_gates(gates: Sequence[Run]) -> Iterator[str]:
+    """Yield what the headline says of gates: verdicts alone may look fine where one failed."""
+    failed = [gate for gate in gates if not gate["passed"]]
+    for gate in failed[:_HEADLINED]:
+        reached = f"{gate['reached']:.3g}" if gate["n"] else "never recorded"
+        yield f"**gate failed:** {_gate_name(gate)} {reached}, required {gate['required']:.3g}"
+    if len(failed) > _HEADLINED:
+        yield f"**{len(failed) - _HEADLINED:,} more gates failed**"
+
+
+def _gate_name(gate: Run) -> str:
+    return _code(" ".join(filter(None, (gate["gate"], gate["group"]))))
+
+
 def _gates(gates: Sequence[Run]) -> Iterator[str]:
     if gates:
         yield _table(
             ("gate", "required", "reached", "tests", ""),
             (
                 (
-                    _code(" ".join(filter(None, (gate["gate"], gate["group"])))),
+                    _gate_name(gate),
                     f"{gate['required']:.3g}",
                     f"{gate['reached']:.3g}" if gate["n"] else "never recorded",
                     f"{gate['n']:,}",
@@ -117,11 +136,17 @@ def _mean(tests: Sequence[Run], name: str) -> str:
     found = [test["scores"][name]["value"] for test in tests if name in test.get("scores", {})]
     numbers = [float(value) for value in found if isinstance(value, (int, float))]
     if not numbers or len(numbers) < len(found):
-        return "labels" if found else ""
+        return _counts(map(str, found))
     interval = t_interval(numbers)
     return f"{mean(numbers):.3g}" + (
         f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
     )
+
+
+def _counts(labels: Iterable[str]) -> str:
+    shown, others = counted(labels, _LABELS)
+    counts = [f"{_code(label, _LABEL) or 'empty'} {count:,}" for label, count in shown]
+    return ", ".join(counts + [f"{others:,} other labels"] * bool(others))
 
 
 def _comparison(comparison: Run | None) -> Iterator[str]:
@@ -182,9 +207,9 @@ def _plain(text: str) -> str:
     return _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", shorten(one_line(text), _NAME))
 
 
-def _code(text: str) -> str:
+def _code(text: str, limit: int = _NAME) -> str:
     """Return a name as code, in which nothing is Markdown but the marks that end it."""
-    shown = shorten(one_line(text), _NAME)
+    shown = shorten(one_line(text), limit)
     marks = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     space = " " if "`" in shown else ""
     return f"{marks}{space}{shown}{space}{marks}" if shown else ""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-__all__ = ["answer_text", "duration", "escape", "last_message", "money", "one_line", "shorten"]
+__all__ = [
+    "answer_text", "counted", "duration", "escape", "last_message", "messages", "money", "one_line",
+    "shorten",
+]  # fmt: skip
 
 # C0 and C1 controls bar \n and \t, marks that reorder or hide text, unusual line ends, surrogates.
 _UNSAFE = re.compile(
@@ -44,6 +48,12 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[: limit - tail]} … [{left_out:,} characters left out] … {text[-tail:]}"
 
 
+def counted(labels: Iterable[str], most: int) -> tuple[list[tuple[str, int]], int]:
+    """Return the ``most`` frequent labels, each with its count, and how many others there are."""
+    ranked = sorted(Counter(labels).items(), key=lambda pair: (-pair[1], pair[0]))
+    return ranked[:most], len(ranked[most:])
+
+
 def money(amount: Decimal) -> str:
     """Write US dollars so that small sums can be read: ``$12.34``, ``$0.0123``, ``$0.00012``."""
     sign, size = "-" if amount < 0 else "", abs(amount)
@@ -69,6 +79,23 @@ def last_message(body: Mapping[str, Any]) -> str:
         last = said[-1]
         return _text(last) if isinstance(last, Mapping | str) else f"{len(said)} inputs"
     return said if isinstance(said, str) else ""
+
+
+def messages(body: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return all that a request says to the model, in order: who says it, and the text."""
+    said = body.get("messages", body.get("input"))
+    if not isinstance(said, list):
+        said = [{"role": "user", "content": said}]
+    elif said and not isinstance(said[-1], Mapping | str):  # tokens to embed
+        said = [f"{len(said)} inputs"]
+    parts = [(name, body.get(name)) for name in ("system", "instructions")]
+    parts += [(_speaker(one), one) for one in said]
+    return [(who, text) for who, part in parts if (text := _text(part))]
+
+
+def _speaker(item: Any) -> str:
+    named = item if isinstance(item, Mapping) else {}
+    return str(named.get("role") or named.get("type") or "input")
 
 
 def answer_text(body: Any) -> str:
