@@ -16,6 +16,8 @@ from pytest_langasync.providers import Client
 from pytest_langasync.store import Finished, Store
 
 POLLS_AT_ONCE = 8
+NEWBORN = 120.0
+"""Seconds in which a provider may not know a job that it has just created."""
 GONE_AFTER = 3
 """How many polls in a row, newborn jobs aside, must find a job or its results gone before that is
 believed."""

@@ -26,6 +26,10 @@ SKEW = 3600.0
 """How far the provider's clock may differ from ours, in seconds."""
 FIRST_PAUSE = 2.0
 """Seconds between the first two looks for a submission; each further pause is twice as long."""
+DOUBT = (
+    "a submission is in doubt, and nothing of it is bought before the provider can tell; to give "
+    "it up: python -m pytest_langasync doctor"
+)
 SUITE_JOBS = 50
 """How many recent jobs of this suite are looked into."""
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from pytest_langasync._outcome import CAPACITY_CODES, depth, error_body, guilty, why_again
 from pytest_langasync._plan import Ask, Policy
-from pytest_langasync._poll import GONE_AFTER, Polled, Poller, Watch
+from pytest_langasync._poll import GONE_AFTER, NEWBORN, Polled, Poller, Watch
+from pytest_langasync._search import DOUBT
 from pytest_langasync._submit import Connect, Submitter, connect_to
 from pytest_langasync.exceptions import (
     ConfigurationError,
@@ -31,13 +32,6 @@ from pytest_langasync.providers import Provider, by_job_id, by_name
 from pytest_langasync.store import Finished, Store, StoredRequest
 
 __all__ = ["Batcher", "Policy"]
-
-DOUBT = (
-    "a submission is in doubt, and nothing of it is bought before the provider can tell; to give "
-    "it up: python -m pytest_langasync doctor"
-)
-NEWBORN = 120.0
-"""Seconds in which a provider may not know a job that it has just created."""
 
 
 class Batcher:
@@ -166,11 +160,14 @@ class Batcher:
         self._queue.clear()
         for watch in [watch for watch in self._poller.watches.values() if watch.asks]:
             self._tell("cancelling", watch)
-            try:
-                watch.client.cancel(watch.job.id)
-            except LangasyncError as error:
-                self._tell("trouble", watch, message=str(error))
+            self._cancel(watch)
             watch.due, watch.pause = self._clock(), self._policy.first_poll
+
+    def _cancel(self, watch: Watch) -> None:
+        try:
+            watch.client.cancel(watch.job.id)
+        except LangasyncError as error:
+            self._trouble(watch, error)
 
     def close(self) -> None:
         """Close connections. Jobs go on at the provider."""
@@ -261,6 +258,8 @@ class Batcher:
         if status != watch.status:
             watch.status = status
             self._tell("progress", watch)
+        if self._cancelled and watch.asks and "cancel" not in status.word:
+            self._cancel(watch)  # it was refused, or its loss not noticed
         self._poller.reschedule(watch, status.retry_after or 0.0)
 
     # What becomes of a job

@@ -34,7 +34,7 @@ LAYERS = (
     {"report"},
     {"awaiting", "intervals"},
     {"ledger"},
-    {"batch", "_plan", "_poll", "_submit", "_tidy"},
+    {"batch", "_outcome", "_plan", "_poll", "_search", "_submit", "_tidy"},
     {"providers"},
     {"intercept", "attempt", "replay", "renewal", "sse", "strands", "tracing"},
     {"store", "_disk", "_files", "_index", "_records", "_requests", "_spool", "_texts"},
