@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cases import data_file, load_cases
@@ -49,8 +49,7 @@ def pytest_langasync_sandbox_reply(request: ReplyRequest) -> Reply | str | None:
     if any(tool.name == "find_customer" for tool in request.tools):
         return support_agent(request)
     if "Rate the answer" in request.prompt:
-        score = 9 if is_right(request.prompt) else 2
-        return json.dumps({"score": score, "reason": "Compared with what is known."})
+        return json.dumps(rated(request.prompt))
     if found := re.fullmatch(r"Add (\d+) and (\d+)\.", request.prompt):
         return added_up(int(found[1]), int(found[2]), str(request.body["instructions"]))
     if "Where is my parcel" in request.prompt:
@@ -59,8 +58,18 @@ def pytest_langasync_sandbox_reply(request: ReplyRequest) -> Reply | str | None:
     return next((text for key, text in ANSWERS.items() if key in request.prompt), None)
 
 
+def rated(prompt: str) -> dict[str, Any]:
+    """Rate an answer in the words that the judge was asked for."""
+    score, reason = 9 if is_right(prompt) else 2, "Compared with what is known."
+    if "from 0 to 1." in prompt:
+        return {"reasoning": reason, "score": score / 10}
+    return {"score": score, "reason": reason}
+
+
 def is_right(prompt: str) -> bool:
     """Judge the question and answer in a judge's prompt."""
+    if both := re.search(r"Actual Output:\s*(.+?)\s+Expected Output:\s*(.+?)\s*\n", prompt):
+        return both[1] == both[2]
     known = any(key in prompt and f"Answer: {text}" in prompt for key, text in ANSWERS.items())
     return known or sum_is_right(prompt) or any(pair in prompt for pair in right_pairs())
 

@@ -12,6 +12,8 @@ from pytest_langasync.exceptions import ConfigurationError
 __all__ = ["MarkerOptions"]
 
 PRIORITIES = ("high", "normal", "low")
+METHODS = ("evaluate", "measure")
+"""What evaluators of pydantic-evals and DeepEval have, which are not callable."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class MarkerOptions:
             raise ConfigurationError(f"chain={chain!r} is neither a Runnable nor a function")
         several = scorer if isinstance(scorer, (list, tuple)) else [scorer]
         for one in scorer.values() if isinstance(scorer, dict) else several:
-            if not (one is None or callable(one) or hasattr(one, "evaluate")):
+            if not (one is None or callable(one) or any(hasattr(one, name) for name in METHODS)):
                 raise ConfigurationError(
                     f"scorer={one!r} is no scorer: give a callable (input, output, expected)"
                 )
