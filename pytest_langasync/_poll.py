@@ -48,10 +48,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Polled:
-    """What one poll brought: a status, the account of an ended job, or an error.
-
-    An error beside a status is about the results.
-    """
+    """What one poll brought: a status, the account of an ended job, or an error."""
 
     watch: Watch
     status: JobStatus | None = None
@@ -147,10 +144,7 @@ class Poller:
         rows = watch.client.rows(job.id, status)
         if watch.absences + 1 >= GONE_AFTER:
             rows = _those_left(rows)
-        try:
-            finished = self._store.finish(job, rows, word=status.word, reason=status.reason)
-        except JobNotFoundError as error:
-            return Polled(watch, status, error=error)
+        finished = self._store.finish(job, rows, word=status.word, reason=status.reason)
         return Polled(watch, status, finished)
 
 

@@ -228,7 +228,7 @@ class Batcher:
     def _handle(self, polled: Polled) -> None:
         watch = polled.watch
         if polled.error is not None:
-            self._handle_error(polled, polled.error)
+            self._handle_error(watch, polled.error)
         elif polled.finished is not None:
             self._ended(watch, polled.finished)
         elif polled.status is not None and polled.status.state is JobState.REJECTED:
@@ -236,13 +236,12 @@ class Batcher:
         elif polled.status is not None:
             self._running(watch, polled.status)
 
-    def _handle_error(self, polled: Polled, error: BaseException) -> None:
-        watch = polled.watch
+    def _handle_error(self, watch: Watch, error: BaseException) -> None:
         if isinstance(error, ConfigurationError):
             self._poller.watches.pop(watch.job.id, None)
             self._errors.append(error)
         elif isinstance(error, JobNotFoundError):
-            self._not_found(watch, error, ended=polled.status is not None)
+            self._not_found(watch, error)
         elif isinstance(error, ProviderError):
             self._trouble(watch, error)
             self._poller.reschedule(watch)
@@ -264,12 +263,12 @@ class Batcher:
 
     # What becomes of a job
 
-    def _not_found(self, watch: Watch, error: JobNotFoundError, *, ended: bool) -> None:
-        """Believe it only after several polls. ``ended`` says that only results are missing."""
+    def _not_found(self, watch: Watch, error: JobNotFoundError) -> None:
+        """Believe only after several polls that a job, or a part of its results, is gone."""
         job, age = watch.job, self._clock() - watch.job.created_at
         if watch.absences + 1 < GONE_AFTER:
             self._trouble(watch, error)
-            if ended or age >= NEWBORN:
+            if age >= NEWBORN:
                 # On disk, so that runs which poll but once come to a conclusion, too.
                 count = {"not_found": str(watch.absences + 1)}
                 watch.job = replace(job, metadata={**job.metadata, **count})

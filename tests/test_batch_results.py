@@ -206,7 +206,7 @@ class TestRetries:
         assert world.batcher.wait() and world.cloud.bought() == {key_of(1): 1, key_of(2): 2}
         assert world.batcher.retries == [("batch_2", "gone", 1)]
 
-    @pytest.mark.parametrize("polls", [2, 9])
+    @pytest.mark.parametrize("polls", [2, 99])
     def test_results_that_are_gone_in_part(self, world: World, polls: int) -> None:
         """What can be read is kept; the rest is sent again once it stays gone."""
 
