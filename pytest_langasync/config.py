@@ -78,6 +78,21 @@ def _rate(text: str) -> float:
     return value
 
 
+def _base_url(text: str) -> str:
+    url = text.strip().rstrip("/")
+    shown = re.sub(r"[^/]*@", "", url)  # a password is not repeated
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number
+        whole = False
+    if not whole:
+        raise ConfigurationError(f"{shown!r} is no URL: type one such as http://localhost:11434/v1")
+    if not parts.path:
+        raise ConfigurationError(f"{shown!r} lacks the path of the API: type {shown}/v1")
+    return url
+
+
 def _scores(text: str) -> Mapping[str, float]:
     found = {}
     for part in text.split(","):
@@ -181,6 +196,7 @@ OPTIONS: tuple[Option, ...] = (
         "sandbox_url",
         "an OpenAI-compatible server (Ollama, vLLM, llama.cpp) that answers behind the sandbox",
         "URL",
+        _base_url,
         ini=True,
     ),
     Option(

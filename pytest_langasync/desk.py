@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pytest_langasync import providers, sse
+from pytest_langasync.detour import detour
 from pytest_langasync.intercept import Decision, Park, RealTime, Redirect, Reply, Wire
 from pytest_langasync.ledger import Ledger
 from pytest_langasync.models import Answer, Credentials, Request, digest
@@ -63,16 +64,20 @@ class CallDesk:
         self.ledger = ledger
         self.local_url = ""
         self._providers = providers.providers()
+        self._endpoints = tuple(e for provider in self._providers for e in provider.endpoints)
+
+    def concerns(self, method: str, url: str, path: str) -> bool:
+        """Return whether this may be a model call, or must not leave (see ``intercept.Desk``)."""
+        call = method == "POST" and path.endswith(self._endpoints)
+        return call or bool(detour(self.local_url, url))
 
     def decide(self, wire: Wire) -> Decision:
-        """Decide what becomes of a model call (see ``intercept.Desk``)."""
+        """Decide what becomes of a request (see ``intercept.Desk``)."""
         strand = self.strands.current()
         call = self._translate(wire)
-        if call is None:
-            return None
+        if call is None or strand is None:
+            return self._elsewhere(wire)
         request = call.request
-        if strand is None:
-            return Redirect(self.local_url + request.endpoint) if self.local_url else None
         attempt: Attempt = strand.attempt
         outcome = attempt.ask(
             request,
@@ -89,20 +94,30 @@ class CallDesk:
             return self._real_time(outcome, call.streamed)
         return reply_to(request, outcome, call.streamed)
 
-    def unreached(self, wire: Wire, transport: str) -> None:
+    def unreached(self, wire: Wire, transport: str) -> Redirect | None:
         """Count a call whose transport nobody can follow (see ``intercept.Desk``)."""
-        if self.strands.current() is not None:
-            self.ledger.passed(urlsplit(wire.url).netloc, f"is reached through {transport}")
+        if self.strands.current() is not None and self._called(wire) is not None:
+            host = urlsplit(wire.url).netloc
+            self.ledger.passed(host, f"where the transport {transport} leads is not known")
+        return self._elsewhere(wire)
+
+    def _elsewhere(self, wire: Wire) -> Redirect | None:
+        """Send to the sandbox, where there is one, what must not reach a provider."""
+        if not self.local_url:
+            return None
+        called = self._called(wire)
+        url = self.local_url + called[1] if called else detour(self.local_url, wire.url)
+        return Redirect(url) if url else None
 
     def _translate(self, wire: Wire) -> _Heard | None:
-        provider = self._provider_of(wire)
+        called = self._called(wire)
         try:
             body = json.loads(wire.content)
         except ValueError:
             return None
-        if provider is None or not isinstance(body, dict):
+        if called is None or not isinstance(body, dict):
             return None
-        endpoint = next(e for e in provider.endpoints if wire.path.endswith(e))
+        provider, endpoint = called
         url = urlsplit(wire.url)
         host = url.netloc.rpartition("@")[2].lower()
         headers = {name.lower(): value for name, value in wire.headers.items()}
@@ -122,13 +137,16 @@ class CallDesk:
         streamed = body if body.get("stream") else None
         return _Heard(request, Credentials(account | _basic(url)), streamed, why_now)
 
-    def _provider_of(self, wire: Wire) -> providers.Provider | None:
-        """OpenAI's assistants also post to ``…/messages``; Anthropic's calls name its version."""
-        for provider in self._providers:
-            if not wire.path.endswith(provider.endpoints):
-                continue
-            if provider.name != "anthropic" or "anthropic-version" in wire.headers:
-                return provider
+    def _called(self, wire: Wire) -> tuple[providers.Provider, str] | None:
+        """Return whose model is called, and at which endpoint; None for anything but a call.
+
+        OpenAI's assistants also post to ``…/messages``; Anthropic's calls name its version.
+        """
+        for provider in self._providers if wire.method == "POST" else ():
+            for endpoint in provider.endpoints:
+                named = provider.name != "anthropic" or "anthropic-version" in wire.headers
+                if wire.path.endswith(endpoint) and named:
+                    return provider, endpoint
         return None
 
     def _real_time(self, order: SendNow, stream_body: Mapping[str, Any] | None) -> RealTime:

@@ -82,9 +82,8 @@ class Engine:
         self._deferred = False
         self._changes: dict[str, dict[str, Any] | None] = {}
         self._generated: dict[str, dict[str, Any]] = {}
-        endpoints = tuple(e for provider in providers.providers() for e in provider.endpoints)
         self._desk = CallDesk(self.strands, self.ledger)
-        self._interceptor = Interceptor(self._desk, self.strands, endpoints)
+        self._interceptor = Interceptor(self._desk, self.strands)
         self._attempt: Attempt | None = None
         self._traces = TraceBuffer(self._is_parked)
 

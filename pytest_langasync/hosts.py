@@ -8,6 +8,7 @@ from typing import Any
 from pytest_langasync import _files, providers
 from pytest_langasync.config import Settings
 from pytest_langasync.exceptions import ConfigurationError
+from pytest_langasync.intercept import untouched
 from pytest_langasync.models import Credentials, Pending
 
 __all__ = ["Hosts"]
@@ -33,12 +34,14 @@ class Hosts:
         try:
             from pytest_langasync.sandbox import Sandbox
 
-            self._sandbox = Sandbox(
-                settings.cache / "provider",
-                latency=settings.sandbox_latency,
-                reply=reply,
-                forward_url=settings.sandbox_url or None,
-            ).start()
+            # It asks the hook and the server behind it in the context in which it is made.
+            with untouched():
+                self._sandbox = Sandbox(
+                    settings.cache / "provider",
+                    latency=settings.sandbox_latency,
+                    reply=reply,
+                    forward_url=settings.sandbox_url or None,
+                ).start()
         except ImportError as error:
             raise ConfigurationError(
                 "--langasync-sandbox needs its extra: pip install 'pytest-langasync[sandbox]' "

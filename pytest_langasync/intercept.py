@@ -1,15 +1,17 @@
 """Call in, answer out: the HTTP clients' ``send``, patched while batch mode is on.
 
-The only module that knows httpx and httpx2. It recognises a model call by its method and path,
-hands it to the desk as a ``Wire``, and turns the desk's decision into a genuine response of the
-same library, an exception that parks the caller, or the original ``send``.
+The only module that knows httpx and httpx2. It hands what concerns the desk to it as a ``Wire``,
+and turns the desk's decision into a genuine response of the same library, an exception that parks
+the caller, or the original ``send``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import importlib
+import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,20 +21,34 @@ from typing import Any, Protocol
 
 from pytest_langasync.strands import Strands
 
-__all__ = ["Desk", "Interceptor", "Park", "RealTime", "Redirect", "Reply", "Wire"]
+__all__ = ["Desk", "Interceptor", "Park", "RealTime", "Redirect", "Reply", "Wire", "untouched"]
 
 _inside: contextvars.ContextVar[bool] = contextvars.ContextVar("langasync_inside", default=False)
 
 LIBRARIES = ("httpx", "httpx2")
+NETWORKING = frozenset({*LIBRARIES, "httpcore", "httpcore2"})
+"""Packages whose own functions lead to the network."""
 IN_PROCESS = frozenset({"MockTransport", "ASGITransport", "WSGITransport"})
 MOCKING = frozenset({"respx", "pytest_httpx", "vcr", "pook", "mocket", "unittest"})
 """Packages whose functions, found in a transport's place, answer calls themselves."""
+LENGTHS = ("content-length", "transfer-encoding")
+
+
+@contextlib.contextmanager
+def untouched() -> Iterator[None]:
+    """Let what is sent in this context, or in a copy of it, go out as it is."""
+    token = _inside.set(True)
+    try:
+        yield
+    finally:
+        _inside.reset(token)
 
 
 @dataclass(frozen=True)
 class Wire:
-    """A model call as it was about to leave the process."""
+    """A request as it was about to leave the process; ``content`` is empty where it is streamed."""
 
+    method: str
     url: str
     path: str
     headers: Mapping[str, str] = field(repr=False)
@@ -80,20 +96,22 @@ Decision = Reply | Park | RealTime | Redirect | None
 class Desk(Protocol):
     """Decides what becomes of a call."""
 
-    def decide(self, wire: Wire) -> Decision:
-        """Return the decision; None sends the call as if nobody had looked."""
+    def concerns(self, method: str, url: str, path: str) -> bool:
+        """Return, fast, whether a request may need a decision: all others go out as they are."""
 
-    def unreached(self, wire: Wire, transport: str) -> None:
-        """Learn of a call left alone because nobody knows where its transport leads."""
+    def decide(self, wire: Wire) -> Decision:
+        """Return the decision; None sends the request as if nobody had looked."""
+
+    def unreached(self, wire: Wire, transport: str) -> Redirect | None:
+        """Decide on a request of which nobody knows where its transport leads."""
 
 
 class Interceptor:
     """Patches ``Client.send`` and ``AsyncClient.send`` of httpx and httpx2."""
 
-    def __init__(self, desk: Desk, strands: Strands, endpoints: tuple[str, ...]) -> None:
+    def __init__(self, desk: Desk, strands: Strands) -> None:
         self._desk = desk
         self._strands = strands
-        self._endpoints = endpoints
         self._patched: list[tuple[type, Any, Any]] = []
 
     def install(self) -> None:
@@ -124,8 +142,7 @@ class Interceptor:
 
     def _sync(self, library: ModuleType, original: Callable[..., Any]) -> Callable[..., Any]:
         def send(client: Any, request: Any, **kwargs: Any) -> Any:
-            wire = self._recognise(client, request)
-            decision = self._desk.decide(wire) if wire is not None else None
+            decision = self._decide(client, request)
             if decision is None:
                 return original(client, request, **kwargs)
             if isinstance(decision, Park):
@@ -137,14 +154,11 @@ class Interceptor:
                 for hook in client.event_hooks["response"]:
                     hook(response)
                 return response
-            token = _inside.set(True)
-            try:
+            with untouched():
                 if isinstance(decision, Redirect):
                     return original(client, readdress(library, request, decision.url), **kwargs)
                 copy = readdress(library, request, decision.url, decision.content)
                 real = original(client, copy, **(kwargs | {"stream": False}))
-            finally:
-                _inside.reset(token)
             reply = decision.record(real.status_code, real.headers, real.content)
             return respond(library, request, reply, kwargs.get("stream", False))
 
@@ -152,8 +166,7 @@ class Interceptor:
 
     def _async(self, library: ModuleType, original: Callable[..., Any]) -> Callable[..., Any]:
         async def send(client: Any, request: Any, **kwargs: Any) -> Any:
-            wire = self._recognise(client, request)
-            decision = self._desk.decide(wire) if wire is not None else None
+            decision = self._decide(client, request)
             if decision is None:
                 return await original(client, request, **kwargs)
             if isinstance(decision, Park):
@@ -167,37 +180,31 @@ class Interceptor:
                 for hook in client.event_hooks["response"]:
                     await hook(response)
                 return response
-            token = _inside.set(True)
-            try:
+            with untouched():
                 if isinstance(decision, Redirect):
                     redirected = readdress(library, request, decision.url)
                     return await original(client, redirected, **kwargs)
                 copy = readdress(library, request, decision.url, decision.content)
                 real = await original(client, copy, **(kwargs | {"stream": False}))
-            finally:
-                _inside.reset(token)
             reply = decision.record(real.status_code, real.headers, real.content)
             return respond(library, request, reply, kwargs.get("stream", False))
 
         return send
 
-    def _recognise(self, client: Any, request: Any) -> Wire | None:
-        """Return the call, or None for whatever is none of our business."""
-        path = request.url.path
-        if request.method != "POST" or not path.endswith(self._endpoints) or _inside.get():
+    def _decide(self, client: Any, request: Any) -> Decision:
+        """Return the desk's decision, or None for whatever is none of our business."""
+        url, path = str(request.url), request.url.path
+        if _inside.get() or not self._desk.concerns(request.method, url, path):
             return None
-        try:
-            content = request.content
-        except Exception:  # a body that is streamed cannot be one of the SDKs' JSON bodies
+        transports = reachable(transport_of(client, request))
+        genuine = [one for one in transports if not answers_itself(client, one)]
+        if len(genuine) < len(transports) and not any(map(reaches_network, genuine)):
             return None
-        wire = Wire(url=str(request.url), path=path, headers=dict(request.headers), content=content)
-        transport = transport_of(client, request)
-        if answers_itself(client, transport):
-            return None
-        if not reaches_network(transport):
-            self._desk.unreached(wire, type(transport).__qualname__)
-            return None
-        return wire
+        headers = dict(request.headers)
+        wire = Wire(request.method, url, path, headers, body_of(request) or b"")
+        if not any(map(reaches_network, genuine)):
+            return self._desk.unreached(wire, type(transports[0]).__qualname__)
+        return self._desk.decide(wire)
 
 
 # ---- transports
@@ -209,18 +216,62 @@ def transport_of(client: Any, request: Any) -> Any:
     return choose(request.url) if choose else getattr(client, "_transport", None)
 
 
+def reachable(transport: Any, depth: int = 3) -> list[Any]:
+    """Return a transport and those that it wraps."""
+    leaf = not depth or reaches_network(transport)
+    inner = () if leaf else getattr(transport, "__dict__", {}).values()
+    wrapped = [
+        one
+        for one in inner
+        if hasattr(one, "handle_request") or hasattr(one, "handle_async_request")
+    ]
+    return [transport, *(found for one in wrapped for found in reachable(one, depth - 1))]
+
+
+def reaches_network(transport: Any) -> bool:
+    """Whether a transport is one of those that open connections."""
+    for name in LIBRARIES:
+        library = sys.modules.get(name)
+        if library and isinstance(transport, (library.HTTPTransport, library.AsyncHTTPTransport)):
+            return True
+    return any("aiohttp" in base.__name__.lower() for base in type(transport).__mro__)
+
+
 def answers_itself(client: Any, transport: Any) -> bool:
-    """Whether a mock, an in-process app or a mocking library would answer instead of a network."""
+    """Whether a mock, an in-process app or a test's function would answer, and no network."""
     if any(base.__name__ in IN_PROCESS for base in type(transport).__mro__):
         return True
     pool = getattr(transport, "_pool", None)
-    functions = [
-        getattr(owner, name, None)
+    return is_replaced(client, "_send_single_request") or any(
+        is_replaced(owner, name)
         for owner in (transport, pool)
         for name in ("handle_request", "handle_async_request")
-    ]
-    functions += [getattr(client, "_send_single_request", None)]
-    return any(is_foreign(function) for function in functions if function is not None)
+    )
+
+
+def is_replaced(owner: Any, name: str) -> bool:
+    """Whether a function that is not a library's own stands in the place of one that is."""
+    for holder in (owner, *type(owner).__mro__):
+        function = getattr(holder, "__dict__", {}).get(name)
+        if function is None:
+            continue
+        home = package(holder.__module__)
+        known = holder is owner or home in NETWORKING
+        if is_foreign(function) or (known and origin(function) not in NETWORKING | {home}):
+            return True
+    return False
+
+
+def package(module: Any) -> str:
+    """Return the first part of a module's name."""
+    return str(module).partition(".")[0]
+
+
+def origin(function: Any) -> str:
+    """Return the package that wrote a function; one around it that names it counts as itself."""
+    inner = inspect.unwrap(getattr(function, "__func__", function))
+    module = getattr(inner, "__globals__", {}).get("__name__") or type(inner).__module__
+    return package(module)
 
 
 def is_foreign(function: Any) -> bool:
@@ -232,27 +283,10 @@ def is_foreign(function: Any) -> bool:
         if code is not None:
             # functools.wraps copies the name of the wrapped function's module, not its globals.
             modules.add(getattr(function, "__globals__", {}).get("__name__", ""))
-        if any(module.partition(".")[0] in MOCKING for module in modules):
+        if any(package(module) in MOCKING for module in modules):
             return True
         function = getattr(function, "__wrapped__", None)
     return False
-
-
-def reaches_network(transport: Any, depth: int = 3) -> bool:
-    """Whether a transport is, or wraps, one of those that open connections."""
-    for name in LIBRARIES:
-        library = sys.modules.get(name)
-        if library and isinstance(transport, (library.HTTPTransport, library.AsyncHTTPTransport)):
-            return True
-    if any("aiohttp" in base.__name__.lower() for base in type(transport).__mro__):
-        return True
-    if depth == 0:
-        return False
-    return any(
-        reaches_network(inner, depth - 1)
-        for inner in getattr(transport, "__dict__", {}).values()
-        if hasattr(inner, "handle_request") or hasattr(inner, "handle_async_request")
-    )
 
 
 # ---- requests and responses
@@ -260,18 +294,27 @@ def reaches_network(transport: Any, depth: int = 3) -> bool:
 
 def readdress(library: ModuleType, request: Any, url: str, content: bytes | None = None) -> Any:
     """Copy a request with another URL and, where given, another body."""
-    headers = {
-        name: value
-        for name, value in request.headers.items()
-        if name not in ("host", "content-length", "transfer-encoding")
-    }
+    there = library.URL(url or request.url)
+    headers = dict(request.headers) | {"host": there.netloc.decode("ascii")}
+    if content is None:
+        content = body_of(request)
+    if content is None:
+        body = {"stream": request.stream}
+    else:
+        body = {"content": content}
+        headers = {n: v for n, v in headers.items() if n not in LENGTHS}
     return library.Request(
-        request.method,
-        url or request.url,
-        headers=headers,
-        content=request.content if content is None else content,
-        extensions=request.extensions,
+        request.method, there, headers=headers, extensions=request.extensions, **body
     )
+
+
+def body_of(request: Any) -> bytes | None:
+    """Return the body, or None where it is streamed: it cannot be one of the SDKs' JSON bodies."""
+    try:
+        content: bytes = request.content
+    except Exception:
+        return None
+    return content
 
 
 def respond(library: ModuleType, request: Any, reply: Reply, stream: bool) -> Any:

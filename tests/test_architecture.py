@@ -28,6 +28,7 @@ LAYERS = (
     {"records", "runner", "monitor"},
     {"engine", "budget", "deferral", "edits", "hosts"},
     {"desk"},
+    {"detour"},
     {"cli", "__main__"},
     {"evaluators"},
     {"scoring", "cases", "gates", "comparison"},

@@ -95,6 +95,91 @@ def test_custom_transport_around_a_real_one():
     assert client.chat.completions.create(**CHAT("thirteen")).id
 """
 
+REPLACED = """
+import asyncio, functools
+import httpx, httpcore, httpx2, openai, pytest, wrapt
+pytestmark = pytest.mark.langasync
+CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}]}
+BODY = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [
+    {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "mocked"}}]}
+
+def ask(**given):
+    done = openai.OpenAI(**given).chat.completions.create(**CHAT)
+    return done.choices[0].message.content
+
+def test_a_class(monkeypatch):
+    fake = lambda transport, request: httpx2.Response(200, json=BODY)
+    monkeypatch.setattr(httpx2.HTTPTransport, "handle_request", fake)
+    assert ask() == "mocked"
+
+def test_an_asynchronous_class(monkeypatch):
+    async def fake(transport, request): return httpx2.Response(200, json=BODY)
+    monkeypatch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", fake)
+    assert asyncio.run(openai.AsyncOpenAI().chat.completions.create(**CHAT)).id == "x"
+
+def test_an_instance(monkeypatch):
+    client = httpx.Client()
+    fake = lambda request: httpx.Response(200, json=BODY)
+    monkeypatch.setattr(client._transport, "handle_request", fake)
+    assert ask(http_client=client) == "mocked"
+
+def test_inside_a_transport_of_ones_own(monkeypatch):
+    class Retrying(httpx2.BaseTransport):
+        def __init__(self): self.inner = httpx2.HTTPTransport()
+        def handle_request(self, request): return self.inner.handle_request(request)
+    fake = lambda transport, request: httpx2.Response(200, json=BODY)
+    monkeypatch.setattr(httpx2.HTTPTransport, "handle_request", fake)
+    assert ask(http_client=httpx2.Client(transport=Retrying())) == "mocked"
+"""
+
+INSTRUMENTED = """
+import functools
+import httpx2, openai, pytest, wrapt
+pytestmark = pytest.mark.langasync
+CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
+
+def ask(**given):
+    return "hello" in openai.OpenAI(**given).chat.completions.create(
+        **CHAT).choices[0].message.content
+
+def wrapper(wrapped, instance, args, kwargs): return wrapped(*args, **kwargs)
+
+def test_functools(monkeypatch):
+    original = httpx2.HTTPTransport.handle_request
+    @functools.wraps(original)
+    def counting(*args): return original(*args)
+    monkeypatch.setattr(httpx2.HTTPTransport, "handle_request", counting)
+    assert ask()
+
+def test_opentelemetry_on_the_class(monkeypatch):
+    wrapped = wrapt.FunctionWrapper(httpx2.HTTPTransport.handle_request, wrapper)
+    monkeypatch.setattr(httpx2.HTTPTransport, "handle_request", wrapped)
+    assert ask()
+
+def test_opentelemetry_on_one_client():
+    client = httpx2.Client()
+    wrapt.wrap_function_wrapper(client._transport, "handle_request", wrapper)
+    assert ask(http_client=client)
+
+def test_a_subclass():
+    class Mine(httpx2.HTTPTransport):
+        def handle_request(self, request): return super().handle_request(request)
+    assert ask(http_client=httpx2.Client(transport=Mine()))
+"""
+
+UNKNOWN = """
+import httpx2, openai, pytest
+
+class MyT(httpx2.BaseTransport):
+    def handle_request(self, request):
+        return httpx2.Response(200, json={"id": "mine", "choices": []})
+
+@pytest.mark.langasync
+def test_it():
+    client = openai.OpenAI(http_client=httpx2.Client(transport=MyT()))
+    assert client.chat.completions.create(model="m", messages=[]).id == "mine"
+"""
+
 FAILURES = """
 import time
 import anthropic, openai, pytest
@@ -214,6 +299,27 @@ def test_mocks_and_applications_answer_themselves(suite: Suite) -> None:
     suite.pytester.makepyfile(test_untouched=UNTOUCHED)
     suite.run().assert_outcomes(passed=7)
     assert suite.ledger() == []
+
+
+def test_a_function_in_a_transports_place_answers_itself(suite: Suite) -> None:
+    suite.pytester.makepyfile(test_replaced=REPLACED)
+    suite.run().assert_outcomes(passed=4)
+    assert suite.ledger() == []
+
+
+def test_a_wrapper_around_a_transport_changes_nothing(suite: Suite) -> None:
+    suite.pytester.makepyfile(test_instrumented=INSTRUMENTED)
+    suite.run().assert_outcomes(passed=4)
+    assert len(suite.ledger()) == 4 and all(row["job_id"] for row in suite.ledger())
+
+
+def test_an_unknown_transport_is_named(suite: Suite, provider: Sandbox) -> None:
+    suite.pytester.makepyfile(test_unknown=UNKNOWN)
+    result = suite.plain("--langasync-batch")
+    result.assert_outcomes(passed=1)
+    says = "1 call to * ran in real time: where the transport MyT leads is not known"
+    result.stdout.fnmatch_lines([says])
+    assert not provider.requests()
 
 
 def test_nothing_else_is_touched(suite: Suite, provider: Sandbox) -> None:

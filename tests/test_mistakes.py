@@ -39,6 +39,16 @@ def one_line(result: pytest.RunResult) -> str:
         ("--langasync-report=run.yaml", "--langasync-report: 'run.yaml' must end in"),
         ("--langasync-offline --langasync-realtime", "contradict each other: give one of them"),
         ("--langasync-offline --langasync-refresh", "contradict each other: give one of them"),
+        ("--langasync-sandbox-url=localhost:11434", "-url: 'localhost:11434' is no URL: type one"),
+        (
+            "--langasync-sandbox-url=http://me:pw@llm:x/v1",
+            "-url: 'http://llm:x/v1' is no URL: type",
+        ),
+        (
+            "--langasync-sandbox-url=http://llm/",
+            "'http://llm' lacks the path of the API: type http",
+        ),
+        ("-o langasync_sandbox_url=http://llm", "lacks the path of the API: type http://llm/v1"),
         ("-o langasync_timeout=soon", "langasync_timeout: 'soon' is not a duration"),
         ("-o langasync_samples=none", "langasync_samples: 'none' is not one of per-test, shared"),
         ("-o langasync_all=perhaps", "langasync_all: 'perhaps' is neither true nor false"),

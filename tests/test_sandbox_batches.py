@@ -59,6 +59,7 @@ def test_an_openai_batch_from_create_to_rows(sandbox: Sandbox) -> None:
         ([line("a", body={"messages": []})], "invalid_request", "body.model", 1),
         ([line("a", body={"model": "unknown-model"})], "model_not_found", "body.model", 1),
         ([line("a"), line("b", body={"model": "z"})], "mismatched_model", "body.model", 2),
+        ([line("a", headers={})], "unknown_parameter", "headers", 1),
         ([line("a", body=STREAM)], "streaming_unsupported", "body.stream", 1),
     ],
 )  # fmt: skip
@@ -77,6 +78,8 @@ def test_openai_refuses_calls(sandbox: Sandbox) -> None:
     client = oai(sandbox)
     with pytest.raises(openai.BadRequestError, match=r"Must be \.jsonl"):
         client.files.create(file=("in.txt", b"x"), purpose="batch")
+    with pytest.raises(openai.BadRequestError, match="'nope' is not one of"):
+        client.files.create(file=("in.jsonl", b"x"), purpose="nope")  # type: ignore[arg-type]
     with pytest.raises(openai.NotFoundError, match="No batch found with id 'batch_no'"):
         client.batches.retrieve("batch_no")
     with pytest.raises(openai.BadRequestError, match="metadata"):
@@ -167,7 +170,8 @@ def test_anthropic_cancel_and_reading_too_early(tmp_path: Path) -> None:
         polled = client.messages.batches.with_raw_response.retrieve(batch.id)
         assert polled.headers["retry-after"] == "10"
         url = f"{slow.url}/v1/messages/batches/{batch.id}/results"
-        early = httpx.get(url, headers={"x-api-key": "k"})
+        old = {"x-api-key": "k", "anthropic-version": "2023-06-01"}
+        early = httpx.get(url, headers=old)
         assert early.status_code == 404 and "no available results" in early.text
         assert client.messages.batches.cancel(batch.id).processing_status == "canceling"
         age(slow, batch.id)

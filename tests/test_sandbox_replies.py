@@ -293,3 +293,52 @@ def test_openai_refusals(more: dict[str, Any], status: int, code: str | None) ->
 )
 def test_other_endpoints_need_their_input(endpoint: str, more: dict[str, Any]) -> None:
     assert answer(Model(), {"model": "m", **more}, endpoint)[0] == 400
+
+
+DOCUMENT = [{"type": "document", "source": {"type": "text", "data": "x"}}]
+CITED = [{"type": "text", "text": "x", "citations": [{"type": "char_location"}]}]
+
+
+@pytest.mark.parametrize(
+    ("more", "version", "batch", "says"),
+    [
+        ({"speed": "fast"}, 1, True, "speed: this parameter is not supported in batches"),
+        ({"speed": "fast"}, 1, False, ""),
+        ({"store": True}, 1, True, "store: this parameter is not supported in batches"),
+        ({"stream": False}, 1, True, ""),
+        ({"invented": 1}, 1, False, "invented: Extra inputs are not permitted"),
+        ({"betas": ["b"]}, 1, False, "betas: Extra inputs are not permitted"),
+        ({"max_tokens": 10**7}, 1, True, "max_tokens: 10000000 > 128000"),
+        ({"max_tokens": 0}, 1, True, "max_tokens: Input should be greater than or equal to 1"),
+        ({"max_tokens": 0}, 1, False, ""),
+        ({"research_preview_2026_02": "active"}, 1, True, "not supported in batches"),
+        ({"billing_policy": {"bill_to": "user_profile"}}, 1, True, "cannot be billed"),
+        ({"top_k": 1}, 2, False, "top_k: Extra inputs are not permitted"),
+        ({"role": "assistant", "content": DOCUMENT}, 1, False, ""),
+        ({"role": "user", "content": DOCUMENT}, 2, False, ""),
+        ({"role": "assistant", "content": DOCUMENT}, 2, False, "content.0: 'document' blocks"),
+        ({"role": "user", "content": CITED}, 1, False, ""),
+        ({"role": "user", "content": CITED}, 2, True, "messages.0.content.0.citations: Extra"),
+    ],
+)
+def test_anthropic_refusals(more: dict[str, Any], version: int, batch: bool, says: str) -> None:
+    message = {name: more.pop(name) for name in ("role", "content") if name in more}
+    given = {
+        "model": "c",
+        "max_tokens": 9,
+        "messages": [message or {"role": "user", "content": "x"}],
+    }
+    headers = {"anthropic-version": ("2023-06-01", "2026-10-21")[version - 1]}
+    status, reply = Model().answer(
+        "anthropic", "/messages", given | more, attempt=0, batch=batch, headers=headers
+    )
+    assert status == (400 if says else 200)
+    assert not says or says in reply["error"]["message"]
+
+
+def test_a_beta_brings_parameters_of_its_own() -> None:
+    given = body(max_tokens=200_000, invented=1)
+    headers = {"anthropic-version": "2023-06-01", "anthropic-beta": "output-300k-2026-03-24"}
+    for batch, status in ((True, 200), (False, 400)):
+        asked: Any = ("anthropic", "/messages", given)
+        assert Model().answer(*asked, attempt=0, batch=batch, headers=headers)[0] == status

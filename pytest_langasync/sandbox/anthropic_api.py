@@ -14,7 +14,6 @@ from typing import Any
 
 from pytest_langasync.models import digest
 from pytest_langasync.sandbox.batches import Outcome, Row, Shape, fault_of, visible
-from pytest_langasync.sandbox.checks import check_version
 from pytest_langasync.sandbox.errors import ApiError
 from pytest_langasync.sandbox.exchange import Exchange, Wire
 from pytest_langasync.sandbox.state import State, dumps
@@ -29,7 +28,6 @@ _DAY = 86_400
 
 def create(exchange: Exchange) -> Wire:
     """POST /messages/batches: checks the IDs now; the params of each request when it runs."""
-    check_version(exchange.headers)
     if len(exchange.data) > _MAX_BYTES:
         raise ApiError(413, "Request exceeds the maximum size")
     requests = exchange.json().get("requests")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from pytest_langasync.sandbox import anthropic_api, openai_api
+from pytest_langasync.sandbox import anthropic_api, openai_api, small_calls
 from pytest_langasync.sandbox.batches import Batches
-from pytest_langasync.sandbox.checks import check_key
-from pytest_langasync.sandbox.errors import ApiError
+from pytest_langasync.sandbox.checks import check_key, check_version
+from pytest_langasync.sandbox.errors import ApiError, error_body, stamped
 from pytest_langasync.sandbox.exchange import Exchange, Upload, Wire
 from pytest_langasync.sandbox.model import Model
 from pytest_langasync.sandbox.realtime import realtime
@@ -49,6 +48,9 @@ _ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("DELETE", "/messages/batches/{id}", anthropic_api.delete),
     ("POST", "/messages/batches/{id}/cancel", anthropic_api.cancel),
     ("GET", "/messages/batches/{id}/results", anthropic_api.results),
+    ("POST", "/messages/count_tokens", small_calls.count_tokens),
+    ("GET", "/models", small_calls.list_models),
+    ("GET", "/models/{id:path}", small_calls.get_model),
 )
 
 
@@ -80,6 +82,8 @@ def _endpoint(
         provider = provider_of(request.url.path)
         try:
             check_key(provider, request.headers)
+            if provider == "anthropic":
+                check_version(request.headers)
             exchange = await _exchange(request, state, model, batches)
             answer = handler(exchange) if instant else await run_in_threadpool(handler, exchange)
         except ApiError as error:
@@ -123,14 +127,14 @@ async def _upload(request: Request) -> Upload:
 def _response(answer: Wire, provider: str) -> Response:
     from starlette.responses import FileResponse, Response, StreamingResponse
 
-    name = "request-id" if provider == "anthropic" else "x-request-id"
-    headers = {name: f"req_{uuid.uuid4().hex}", **answer.headers}
+    stamp, body = stamped(provider, answer.body)
+    headers = {**stamp, **answer.headers}
     if answer.stream is not None:
         source = _each(answer.stream)
         return StreamingResponse(source, headers=headers, media_type="text/event-stream")
     if answer.file is not None:
         return FileResponse(answer.file, headers=headers, media_type=answer.media_type)
-    return Response(dumps(answer.body), answer.status, headers, "application/json")
+    return Response(dumps(body), answer.status, headers, "application/json")
 
 
 async def _each(parts: Iterable[str]) -> AsyncIterator[bytes]:
@@ -139,9 +143,10 @@ async def _each(parts: Iterable[str]) -> AsyncIterator[bytes]:
 
 
 async def _no_such_path(request: Request, error: Exception) -> Response:
-    provider = provider_of(request.url.path)
-    problem = ApiError(404, f"Invalid URL ({request.method} {request.url.path})")
-    return _response(Wire(problem.body(provider), 404), provider)
+    provider, path = provider_of(request.url.path), request.url.path
+    text = f"The sandbox does not serve {request.method} {path}; nothing was sent to a provider."
+    body = error_body(provider, 404, text)
+    return _response(Wire(body, 404, {"x-should-retry": "false"}), provider)
 
 
 def _controls(state: State) -> tuple[tuple[str, str, Endpoint], ...]:

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_langasync.sandbox.errors import ApiError
+from pytest_langasync.sandbox.messages import VERSIONS, check_message
 
-__all__ = ["check", "check_key", "unknown_model"]
+__all__ = ["check", "check_key", "check_version", "unknown_model"]
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_REMOVED = ("temperature", "top_p", "top_k")
-_VERSIONS = ("2023-06-01", "2026-10-21")
 
 
 def check_key(provider: str, headers: Mapping[str, str]) -> None:
@@ -21,7 +20,9 @@ def check_key(provider: str, headers: Mapping[str, str]) -> None:
     Raises:
         ApiError: 401 without a key or with an invalid one.
     """
-    key = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
+    names = ("x-api-key", "api-key")  # the latter is Azure's
+    key = headers.get("authorization", "").removeprefix("Bearer ")
+    key = key or next((headers[name] for name in names if name in headers), "")
     if key.strip() and "invalid" not in key:
         return
     if provider == "anthropic":
@@ -44,7 +45,9 @@ def check(
         ApiError: with the status of the refusal.
     """
     if endpoint == "/messages":
-        _check_message(body, batch, headers)
+        check_message(body, batch, headers)
+        if unknown_model(body["model"]):
+            raise ApiError(404, f"model: {body['model']}")
         return
     if not body.get("model"):
         raise ApiError(400, "you must provide a model parameter")
@@ -150,34 +153,6 @@ def _check_embeddings(body: Mapping[str, Any]) -> None:
     _check_range(body, "dimensions", 1, 10_000)
 
 
-def _check_message(body: Mapping[str, Any], batch: bool, headers: Mapping[str, str]) -> None:
-    for name in ("model", "max_tokens", "messages"):
-        if body.get(name) is None:
-            raise ApiError(400, f"{name}: Field required")
-    limit, messages = body["max_tokens"], body["messages"]
-    if not isinstance(limit, int) or limit < (1 if batch else 0):
-        least = 1 if batch else 0
-        raise ApiError(400, f"max_tokens: Input should be greater than or equal to {least}")
-    if not isinstance(messages, list) or not messages:
-        raise ApiError(400, "messages: at least one message is required")
-    for index, message in enumerate(messages):
-        role = message.get("role") if isinstance(message, Mapping) else None
-        if role not in ("user", "assistant"):
-            text = "Input should be 'user' or 'assistant'"
-            raise ApiError(400, f"messages.{index}.role: {text}")
-        if not message.get("content") and index + 1 < len(messages):
-            raise ApiError(400, f"messages.{index}: all messages must have non-empty content")
-    if "betas" in body:
-        raise ApiError(400, "betas: Extra inputs are not permitted")
-    if batch and body.get("stream"):
-        raise ApiError(400, "stream: streaming is not supported in batches")
-    for name in _REMOVED if headers.get("anthropic-version") == _VERSIONS[1] else ():
-        if name in body:
-            raise ApiError(400, f"{name}: Extra inputs are not permitted")
-    if unknown_model(body["model"]):
-        raise ApiError(404, f"model: {body['model']}")
-
-
 def check_version(headers: Mapping[str, str]) -> None:
     """Refuse a missing or unknown ``anthropic-version``.
 
@@ -187,5 +162,5 @@ def check_version(headers: Mapping[str, str]) -> None:
     version = headers.get("anthropic-version")
     if not version:
         raise ApiError(400, "anthropic-version: header is required")
-    if version not in _VERSIONS:
+    if version not in VERSIONS:
         raise ApiError(400, f'anthropic-version: "{version}" is not a valid version')

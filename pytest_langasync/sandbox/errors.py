@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 _OPENAI_TYPES = {
@@ -46,6 +47,16 @@ def error_body(provider: str, status: int, message: str) -> dict[str, Any]:
     return ApiError(status, message).body(provider)
 
 
+def stamped(provider: str, body: Any) -> tuple[dict[str, str], Any]:
+    """Return the header with a new request ID, and the body: Anthropic's errors name it too."""
+    ident = f"req_{uuid.uuid4().hex}"
+    if provider != "anthropic":
+        return {"x-request-id": ident}, body
+    if isinstance(body, dict) and body.get("type") == "error":
+        body = {**body, "request_id": ident}
+    return {"request-id": ident}, body
+
+
 def openai_error(
     status: int, message: str, *, code: str | None = None, param: str | None = None
 ) -> dict[str, Any]:
@@ -56,8 +67,8 @@ def openai_error(
     return {"error": error}
 
 
-def anthropic_error(status: int, message: str, request_id: str | None = None) -> dict[str, Any]:
-    """Return Anthropic's error envelope."""
+def anthropic_error(status: int, message: str) -> dict[str, Any]:
+    """Return Anthropic's error envelope; whoever sends it fills in the request's ID."""
     usual = "api_error" if status >= 500 else "invalid_request_error"
     error = {"type": _ANTHROPIC_TYPES.get(status, usual), "message": message}
-    return {"type": "error", "error": error, "request_id": request_id}
+    return {"type": "error", "error": error, "request_id": None}

@@ -22,6 +22,7 @@ __all__ = [
 ]  # fmt: skip
 
 _ENDPOINTS = ("/v1/chat/completions", "/v1/responses", "/v1/embeddings")
+_PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
 _MAX_BYTES = 209_715_200
 _DAY = 86_400
 _NEVER_RAN = {
@@ -47,6 +48,9 @@ def upload_file(exchange: Exchange) -> Wire:
     purpose = form.fields.get("purpose")
     if not purpose:
         raise ApiError(400, "'purpose' is a required property", param="purpose")
+    if purpose not in _PURPOSES:
+        text = f"'{purpose}' is not one of {list(_PURPOSES)} - 'purpose'"
+        raise ApiError(400, text, param="purpose")
     if purpose == "batch" and not form.filename.endswith(".jsonl"):
         raise ApiError(400, "Invalid file format for Batch API. Must be .jsonl")
     if len(form.content) > _MAX_BYTES:
@@ -244,12 +248,12 @@ def _usage(rows: Iterable[Outcome]) -> dict[str, Any]:
     """Sum the usage of successful rows, in the words of the Responses API."""
     sums = dict.fromkeys(("input", "output", "cached", "reasoning"), 0)
     for row in rows:
-        usage = row.body.get("usage") or {} if isinstance(row.body, dict) else {}
+        usage = _mapping(row.body.get("usage"))
         for key, old in (("input", "prompt"), ("output", "completion")):
-            sums[key] += usage.get(f"{key}_tokens", usage.get(f"{old}_tokens", 0))
+            sums[key] += _count(usage.get(f"{key}_tokens", usage.get(f"{old}_tokens")))
             detail = "cached" if key == "input" else "reasoning"
             details = usage.get(f"{key}_tokens_details", usage.get(f"{old}_tokens_details"))
-            sums[detail] += (details or {}).get(f"{detail}_tokens", 0)
+            sums[detail] += _count(_mapping(details).get(f"{detail}_tokens"))
     return {
         "input_tokens": sums["input"],
         "input_tokens_details": {"cached_tokens": sums["cached"]},
@@ -257,6 +261,14 @@ def _usage(rows: Iterable[Outcome]) -> dict[str, Any]:
         "output_tokens_details": {"reasoning_tokens": sums["reasoning"]},
         "total_tokens": sums["input"] + sums["output"],
     }
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 SHAPE = Shape("openai", _read_rows, _finish)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,6 +37,13 @@ class Reply:
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     refusal: str = ""
+
+    def __post_init__(self) -> None:
+        """Complain where it is made, not where it is sent."""
+        if not isinstance(self.text, str) or not isinstance(self.refusal, str):
+            raise TypeError("Reply: text and refusal must be strings")
+        for call in self.tool_calls:
+            json.dumps([call.name, dict(call.arguments)])
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pytest_langasync.sandbox import streams
 from pytest_langasync.sandbox.batches import visible
-from pytest_langasync.sandbox.checks import check_version
+from pytest_langasync.sandbox.errors import error_body
 from pytest_langasync.sandbox.exchange import Exchange, Wire
 from pytest_langasync.sandbox.questions import body_digest
 
@@ -19,8 +20,6 @@ def realtime(provider: str, endpoint: str) -> Callable[[Exchange], Wire]:
     """Return the handler of an endpoint, such as ``/chat/completions``."""
 
     def handle(exchange: Exchange) -> Wire:
-        if provider == "anthropic":
-            check_version(exchange.headers)
         body = exchange.json()
         attempt = exchange.state.attempts([body_digest(body)])[0]
         headers = exchange.headers
@@ -33,7 +32,16 @@ def realtime(provider: str, endpoint: str) -> Callable[[Exchange], Wire]:
         exchange.state.buy([entry])
         if status == 200 and body.get("stream"):
             usage = bool((body.get("stream_options") or {}).get("include_usage"))
-            return Wire(stream=streams.events(endpoint, answer, usage=usage))
+            return _streamed(provider, endpoint, answer, usage)
         return Wire(answer, status)
 
     return handle
+
+
+def _streamed(provider: str, endpoint: str, answer: Mapping[str, Any], usage: bool) -> Wire:
+    """Cut an answer into events; one that a hook or another server made may be incomplete."""
+    try:
+        return Wire(stream=list(streams.events(endpoint, answer, usage=usage)))
+    except (AttributeError, KeyError, TypeError) as error:
+        text = f"This answer cannot be streamed: {type(error).__name__}: {error}"
+        return Wire(error_body(provider, 502, text), 502)

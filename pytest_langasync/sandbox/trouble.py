@@ -7,9 +7,9 @@ import re
 import socket
 import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_langasync.sandbox.errors import error_body
+from pytest_langasync.sandbox.errors import error_body, stamped
 from pytest_langasync.sandbox.faults import HttpFault
 from pytest_langasync.sandbox.state import State, dumps
 
@@ -103,12 +103,12 @@ class _Reply:
 
 
 def _error(fault: HttpFault, provider: str) -> _Reply:
-    body: Any = fault.body
-    if body is None:
-        text = f"The sandbox was told to answer {fault.status}."
-        body = error_body(provider, fault.status, text)
+    text = f"The sandbox was told to answer {fault.status}."
+    stamp, body = stamped(provider, error_body(provider, fault.status, text))
+    body = body if fault.body is None else fault.body
     html = isinstance(body, str)
-    reply = _Reply(fault.status, {"content-type": "text/html" if html else "application/json"})
+    kind = "text/html" if html else "application/json"
+    reply = _Reply(fault.status, {"content-type": kind, **stamp})
     reply.headers |= {name.lower(): value for name, value in fault.headers.items()}
     reply.body = body.encode() if html else dumps(body)
     return reply

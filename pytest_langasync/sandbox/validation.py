@@ -16,6 +16,7 @@ from pytest_langasync.sandbox.state import State
 __all__ = ["validate"]
 
 _MAX_ROWS = 50_000
+_ENVELOPE = ("custom_id", "method", "url", "body")
 
 
 def validate(state: State, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,9 +64,11 @@ def _line_problem(
 ) -> tuple[str, str, str | None] | None:
     if not isinstance(row, dict):
         return "invalid_json_line", "This line is not parseable as valid JSON.", None
-    for key in ("custom_id", "method", "url", "body"):
+    for key in _ENVELOPE:
         if not row.get(key):
             return "missing_required_parameter", f"Missing required parameter: '{key}'.", key
+    if extra := set(row) - set(_ENVELOPE):
+        return "unknown_parameter", f"Unknown parameter: '{min(extra)}'.", min(extra)
     if row["method"] != "POST":
         return "invalid_method", "The method must be 'POST'.", "method"
     if not isinstance(row["custom_id"], str) or row["custom_id"] in seen:
