@@ -168,11 +168,10 @@ class Engine:
             max_retries=options.max_retries,
         )
         with self._tracing(attempt) if traced else contextlib.nullcontext():
-            token = self.strands.enter(attempt)
             try:
-                yield attempt
+                with self.strands.attempting(attempt):
+                    yield attempt
             finally:
-                self.strands.leave(token)
                 attempt.closed = True
 
     @contextlib.contextmanager

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_langasync import masks
+from pytest_langasync.lineage import Strand
 from pytest_langasync.models import Answer, Call, Credentials, Pending, Request, canonical_json
 from pytest_langasync.renewal import Renewal
 from pytest_langasync.store import Store
-from pytest_langasync.strands import Strand
 
 __all__ = ["Attempt", "Difference", "Replay", "SendNow"]
 

@@ -35,7 +35,7 @@ LAYERS = (
     {"ledger"},
     {"batch", "_plan", "_poll", "_submit", "_tidy"},
     {"providers"},
-    {"intercept", "attempt", "replay", "renewal", "sse", "strands", "tracing"},
+    {"intercept", "attempt", "replay", "renewal", "sse", "strands", "lineage", "tracing"},
     {"store", "_disk", "_files", "_index", "_records", "_requests", "_spool", "_texts"},
     {"pricing", "masks"},
     {"config", "marker"},

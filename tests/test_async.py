@@ -290,3 +290,47 @@ def test_it():
     suite.run().assert_outcomes(passed=1)
     assert [len(wave) for wave in suite.waves()] == [10]
     assert suite.traced() == ["run", "run"]
+
+
+ISOLATED = """
+from concurrent.futures import ThreadPoolExecutor
+from unittest import IsolatedAsyncioTestCase
+
+pytestmark = pytest.mark.langasync
+
+class TestSiblings(IsolatedAsyncioTestCase):
+    async def asyncSetUp(self):
+        self.greeting = await aask("asyncSetUp")
+        self.addAsyncCleanup(aask, "cleanup")
+
+    async def test_it(self):
+        first, second = await asyncio.gather(aask("a"), aask("b " + self.greeting))
+        assert first != second
+        assert await asyncio.to_thread(ask, "in a thread")
+
+class TestBlocking(IsolatedAsyncioTestCase):
+    def setUp(self):
+        self.greeting = ask("setUp")
+
+    def test_it(self):
+        assert self.greeting
+        with ThreadPoolExecutor(2) as pool:
+            assert len(set(pool.map(ask, ["c", "d"]))) == 2
+
+    async def test_again(self):
+        assert await aask("e " + self.greeting)
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["-n2"]])
+def test_contexts_older_than_the_attempt(suite: Suite, options: list[str]) -> None:
+    """An ``IsolatedAsyncioTestCase`` runs in a context copied when its test was collected."""
+    suite.write(ISOLATED)
+    suite.run(*options).assert_outcomes(passed=3)
+    assert [wave for wave in suite.waves() if "a" in wave] == [
+        ["a", "b Sandbox answer to: asyncSetUp", "c", "d", "e Sandbox answer to: setUp"]
+    ]
+    assert all(row["job_id"] for row in suite.ledger())
+    assert len(suite.ledger()) == 10
+    suite.run(*options).assert_outcomes(passed=3)
+    assert len(suite.ledger()) == 10
