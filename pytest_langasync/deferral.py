@@ -25,7 +25,7 @@ def reason(
     """
     count = f"{len(missing):,} call{'' if len(missing) == 1 else 's'}"
     if not missing:
-        return why or "waiting for a fixture whose calls wait"
+        return why or "parked without a call of its own"
     if settings.estimate:
         return f"estimate only: nothing was sent ({count})"
     jobs = {job.id: job for p in missing if (job := store.in_flight(p.key)) is not None}

@@ -173,6 +173,13 @@ class Attempt:
         """Whether this attempt cannot be the real run, whatever came out of it."""
         return self.parks > 0
 
+    def wait_for(self, pendings: Iterable[Pending]) -> None:
+        """Park this attempt because of calls that another one recorded, if of any."""
+        with self._lock:
+            self.parks += 1
+            for pending in pendings:
+                self.missing.setdefault(pending.key, pending)
+
     def restart(self) -> None:
         """Forget what was asked so far: somebody runs the test again inside this attempt."""
         with self._lock:
