@@ -20,6 +20,7 @@ from pytest_langasync.config import Settings
 from pytest_langasync.desk import CallDesk
 from pytest_langasync.edits import edits
 from pytest_langasync.exceptions import ConfigurationError
+from pytest_langasync.forks import ForkDesk
 from pytest_langasync.hosts import Hosts
 from pytest_langasync.intercept import Interceptor
 from pytest_langasync.ledger import UNUSED, Ledger
@@ -84,7 +85,9 @@ class Engine:
         self._generated: dict[str, dict[str, Any]] = {}
         endpoints = tuple(e for provider in providers.providers() for e in provider.endpoints)
         self._desk = CallDesk(self.strands, self.ledger)
-        self._interceptor = Interceptor(self._desk, self.strands, endpoints)
+        silent = settings.offline or settings.estimate
+        self._forks = ForkDesk(self._desk, self.strands, self.ledger.passed, silent=silent)
+        self._interceptor = Interceptor(self._forks, self.strands, endpoints)
         self._attempt: Attempt | None = None
         self._traces = TraceBuffer(self._is_parked)
 
@@ -173,6 +176,7 @@ class Engine:
                     yield attempt
             finally:
                 attempt.closed = True
+                self._forks.count()
 
     @contextlib.contextmanager
     def _tracing(self, attempt: Attempt) -> Iterator[None]:

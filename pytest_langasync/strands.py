@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import os
 import threading
 import time
 import weakref
@@ -48,6 +49,7 @@ class Strands:
         self._parked_task_type: type[BaseException] = type(
             "ParkedTask", (parked_type, asyncio.CancelledError), {}
         )
+        self._process = os.getpid()
         self._lineage = Lineage()
         self._tasks = self._lineage.tasks
         self._items: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
@@ -72,7 +74,11 @@ class Strands:
 
     def current(self) -> Strand | None:
         """Return the strand that is running now, or None outside of every attempt."""
-        return self._lineage.current()
+        return self._lineage.current() if os.getpid() == self._process else None
+
+    def forked(self) -> bool:
+        """Whether this is a child process that was forked within an attempt."""
+        return os.getpid() != self._process and self._lineage.current() is not None
 
     # ---- parking
 

@@ -27,7 +27,7 @@ LAYERS = (
     {"work"},
     {"records", "runner", "monitor"},
     {"engine", "budget", "deferral", "edits", "hosts"},
-    {"desk"},
+    {"desk", "forks"},
     {"cli", "__main__"},
     {"scoring", "cases", "gates", "comparison"},
     {"report"},
