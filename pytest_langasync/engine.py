@@ -125,7 +125,7 @@ class Engine:
         if settings.sandbox and not self.hosts.local_url:
             self.hosts.start_sandbox(settings, self._reply_hook)
         self._desk.local_url = self.hosts.local_url
-        if settings.sandbox or settings.offline:
+        if settings.sandbox or self.replay.silent:
             self._placeholders = providers.set_placeholder_keys()
 
     def patch(self) -> None:
