@@ -251,7 +251,7 @@ class Engine:
 
     def reason(self, missing: Sequence[Pending], why: str) -> str:
         """Say what a test waits for."""
-        return deferral.reason(missing, why, self.settings, self.store, self.batcher.status)
+        return deferral.reason(missing, why, self.settings, self.store, self.batcher)
 
     def settle_books(self) -> None:
         """Enter what the whole run did: what was sent again, and paid answers nobody used."""
