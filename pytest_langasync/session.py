@@ -103,9 +103,9 @@ class BatchSession:
                 raise session.Interrupted("stopped")
             self.waves.run(session, before_pass=self._poison.clear)
             return result
-        except (session.Failed, KeyboardInterrupt):  # Interrupted is one too
-            self.reporter.left = len(self.waves.queue)
-            if self.worker is not None:
+        except (session.Failed, KeyboardInterrupt, pytest.exit.Exception) as stop:
+            self.reporter.left = len(self.waves.queue)  # Interrupted is a KeyboardInterrupt
+            if self.worker is not None and not isinstance(stop, pytest.exit.Exception):
                 return True  # to raise here would look like Ctrl-C in the worker
             raise
         finally:

@@ -104,8 +104,8 @@ class Waves:
         """Return what stands in the way of the tests that are left, where something does."""
         if self.settings.offline:
             return ""
-        if self.config.getoption("setuponly", False) or self.config.getoption("setupplan", False):
-            return ""
+        if self.config.getoption("setuponly", False):  # --setup-plan sets it, too
+            return "--setup-only and --setup-plan send nothing"
         tried = False
         while self.queue:
             missing = self._missing()
