@@ -78,8 +78,7 @@ class Engine:
         """Asked before a call goes out in real time; another process may keep the budget."""
         self.refused = ""
         """Why nothing more may be sent in this run, once something stands in the way."""
-        self._lacking: set[str] = set()
-        self._used, self._fixtures = set[str](), set[str]()
+        self._lacking, self._used, self._fixtures = set[str](), set[str](), set[str]()
         self._deferred = False
         self._changes: dict[str, dict[str, Any] | None] = {}
         self._generated: dict[str, dict[str, Any]] = {}

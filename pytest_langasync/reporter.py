@@ -74,7 +74,7 @@ class Reporter:
                 return
             from pytest_langasync.report.progress import Gathering
 
-            self._gathering = Gathering(terminal._tw._file, time.monotonic)
+            self._gathering = Gathering(terminal._tw._file, time.monotonic, terminal._tw.fullwidth)
         if not terminal._tw.width_of_current_line:
             self._gathering.show(tests)
 

@@ -177,10 +177,16 @@ def _table(summary: Summary, width: int) -> list[str]:
     if not summary.total.requests:
         rows = [row[: 2 + len(counts)] for row in rows]  # nothing has a price yet
     else:
-        percent = [head[:-1], *([*row[:-2], row[-1]] for row in body)]
-        fitting = (one for one in (rows, percent) if _narrowest(one) <= width)
-        rows = next(fitting, [row[:-2] for row in rows])  # the last line tells what was saved
+        # The last line tells what was saved in all; reports have the tokens.
+        last, tokens = len(head) - 1, (2 + len(counts), 3 + len(counts))
+        dropped = ((), (last,), (last, *tokens), (last, *tokens, last - 1))
+        tables = [[_without(row, places) for row in rows] for places in dropped]
+        rows = next((one for one in tables if _narrowest(one) <= width), tables[-1])
     return _aligned(rows, width) if shown else []
+
+
+def _without(row: Sequence[str], places: Sequence[int]) -> list[str]:
+    return [cell for place, cell in enumerate(row) if place not in places]
 
 
 def _narrowest(rows: Sequence[Sequence[str]]) -> int:
