@@ -20,9 +20,10 @@ from pytest_langasync.config import Settings, suite_of
 from pytest_langasync.desk import CallDesk
 from pytest_langasync.edits import edits
 from pytest_langasync.exceptions import ConfigurationError
+from pytest_langasync.forks import ForkDesk
 from pytest_langasync.hosts import Hosts
 from pytest_langasync.intercept import Interceptor
-from pytest_langasync.ledger import UNUSED, Ledger
+from pytest_langasync.ledger import Ledger
 from pytest_langasync.marker import MarkerOptions
 from pytest_langasync.models import Call, Event, Pending, Request
 from pytest_langasync.pricing import PriceBook
@@ -31,6 +32,7 @@ from pytest_langasync.replay import Attempt, Replay
 from pytest_langasync.store import Store
 from pytest_langasync.strands import Strands
 from pytest_langasync.tracing import TraceBuffer
+from pytest_langasync.unused import enter_unused
 
 __all__ = ["Engine"]
 
@@ -77,13 +79,14 @@ class Engine:
         """Asked before a call goes out in real time; another process may keep the budget."""
         self.refused = ""
         """Why nothing more may be sent in this run, once something stands in the way."""
-        self._lacking: set[str] = set()
-        self._used, self._fixtures = set[str](), set[str]()
+        self._lacking, self._used, self._fixtures = set[str](), set[str](), set[str]()
         self._deferred = False
         self._changes: dict[str, dict[str, Any] | None] = {}
         self._generated: dict[str, dict[str, Any]] = {}
         self._desk = CallDesk(self.strands, self.ledger)
-        self._interceptor = Interceptor(self._desk, self.strands)
+        silent = settings.offline or settings.estimate
+        self._forks = ForkDesk(self._desk, self.strands, self.ledger.passed, silent=silent)
+        self._interceptor = Interceptor(self._forks, self.strands)
         self._attempt: Attempt | None = None
         self._traces = TraceBuffer(self._is_parked)
 
@@ -122,7 +125,7 @@ class Engine:
         if settings.sandbox and not self.hosts.local_url:
             self.hosts.start_sandbox(settings, self._reply_hook)
         self._desk.local_url = self.hosts.local_url
-        if settings.sandbox or settings.offline:
+        if settings.sandbox or self.replay.silent:
             self._placeholders = providers.set_placeholder_keys()
 
     def patch(self) -> None:
@@ -175,12 +178,12 @@ class Engine:
             sample=sample,
         )
         with self._tracing(attempt) if traced else contextlib.nullcontext():
-            token = self.strands.enter(attempt)
             try:
-                yield attempt
+                with self.strands.attempting(attempt):
+                    yield attempt
             finally:
-                self.strands.leave(token)
                 attempt.closed = True
+                self._forks.count()
 
     @contextlib.contextmanager
     def _tracing(self, attempt: Attempt) -> Iterator[None]:
@@ -255,22 +258,13 @@ class Engine:
 
     def reason(self, missing: Sequence[Pending], why: str) -> str:
         """Say what a test waits for."""
-        return deferral.reason(missing, why, self.settings, self.store, self.batcher.status)
+        return deferral.reason(missing, why, self.settings, self.store, self.batcher)
 
     def settle_books(self) -> None:
         """Enter what the whole run did: what was sent again, and paid answers nobody used."""
         for job_id, why, count in self.batcher.retries:
             self.ledger.retried(job_id, why, count)
-        tests = set(self.ledger.tests())
-        unused = (k for k in self.store.received_since(self.started_at) if k not in self._used)
-        for key in unused:
-            answer, stored = self.store.answer(key), self.store.request(key)
-            if answer is not None and stored is not None:
-                meta = stored.meta
-                body = stored.body() or {"model": meta.model}
-                request = Request(meta.provider, meta.base_url, meta.endpoint, body, meta.headers)
-                owner = stored.owner if stored.owner in tests else UNUSED
-                self.ledger.unused(owner, key, request, answer)
+        enter_unused(self.ledger, self.store, self._used)
 
     def books(self) -> dict[str, Any]:
         """Return this process's part of the books as JSON values: what ``absorb`` takes."""

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 import pytest
 from _pytest.outcomes import Skipped
 
+from pytest_langasync.models import Pending
 from pytest_langasync.replay import Attempt
 from pytest_langasync.strands import Strands
 
-__all__ = ["Parked", "Poison"]
+__all__ = ["Bystander", "Parked", "Poison"]
 
 T = TypeVar("T")
 
@@ -28,29 +29,48 @@ class Parked(Skipped):
 
 
 @dataclass
+class Bystander:
+    """An unmarked test that is running; ``missing`` is what it has to wait for, if it has to."""
+
+    missing: list[Pending] | None = None
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """What a parked fixture left in pytest's cache, and the calls that it waits for."""
+
+    left: object
+    missing: tuple[Pending, ...]
+
+
+@dataclass
 class Poison:
     """Wide fixtures that were parked in this pass, and what came out of them."""
 
-    fixtures: list[Any] = field(default_factory=list)
-    exceptions: list[BaseException] = field(default_factory=list)
+    _fixtures: list[_Trace] = field(default_factory=list)
+    _exceptions: list[_Trace] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.fixtures or self.exceptions)
+        return bool(self._fixtures or self._exceptions)
 
     def clear(self) -> None:
         """Begin a new pass."""
-        self.fixtures.clear()
-        self.exceptions.clear()
+        self._fixtures.clear()
+        self._exceptions.clear()
 
-    def reached(self, item: pytest.Item, exception: BaseException | None = None) -> bool:
-        """Whether an item failed by, or was given, what a parked fixture left in pytest's cache."""
-        if isinstance(exception, Parked) or any(exception is e for e in self.exceptions):
-            return True
+    def reached(
+        self, item: pytest.Item, exception: BaseException | None = None
+    ) -> list[Pending] | None:
+        """Return what an item has to wait for that failed by, or was given, what a parked fixture
+        left in pytest's cache; None for any other item."""
+        found = [one for one in self._exceptions if one.left is exception]
         info = getattr(item, "_fixtureinfo", None)
-        if not self.fixtures or info is None:
-            return False
-        used = {id(f) for group in info.name2fixturedefs.values() for f in group}
-        return any(id(f) in used and f.cached_result is not None for f in self.fixtures)
+        if self._fixtures and info is not None:
+            used = {id(f) for group in info.name2fixturedefs.values() for f in group}
+            found += [one for one in self._fixtures if id(one.left) in used and _cached(one.left)]
+        if found or isinstance(exception, Parked):
+            return [pending for one in found for pending in one.missing]
+        return None
 
     def set_up(
         self, fixturedef: pytest.FixtureDef[Any], request: Any, attempt: Attempt, strands: Strands
@@ -58,6 +78,11 @@ class Poison:
         """Wrap the set-up of a fixture: its calls are its own if it is wider than a function."""
         wide = fixturedef.scope != "function"
         scope, before, function = attempt.scope, attempt.parks, fixturedef.func
+        asked = set(attempt.missing)
+
+        def trace(left: object) -> _Trace:
+            return _Trace(left, tuple(p for k, p in attempt.missing.items() if k not in asked))
+
         if wide:
             attempt.scope = owner_of(fixturedef, request)
         if inspect.iscoroutinefunction(function):
@@ -68,10 +93,11 @@ class Poison:
             result = yield
         except BaseException as exception:
             if attempt.parks > before and not isinstance(exception, KeyboardInterrupt):
-                self.exceptions.append(exception)
+                self._exceptions.append(trace(exception))
                 if not isinstance(exception, (Skipped, Exception)):
                     # pytest caches outcomes and Exceptions only, and trips over the rest later.
                     parked = Parked("parked")
+                    self._exceptions.append(trace(parked))
                     fixturedef.cached_result = (None, fixturedef.cache_key(request), (parked, None))
                     raise parked from None
             raise
@@ -79,8 +105,12 @@ class Poison:
             attempt.scope = scope
             replace_function(fixturedef, function)
         if wide and attempt.parks > before:
-            self.fixtures.append(fixturedef)
+            self._fixtures.append(trace(fixturedef))
         return result
+
+
+def _cached(fixturedef: Any) -> bool:
+    return fixturedef.cached_result is not None
 
 
 def replace_function(fixturedef: pytest.FixtureDef[Any], function: Any) -> None:

@@ -2,8 +2,8 @@
 
 A test that puts a fresh ``uuid4`` or the time of day into its request asks the same question on
 each attempt. A *token* is such a generated text: a UUID, a provider's ID, long hexadecimal, a ULID,
-a pytest temporary path, an object's address, or a timestamp with a time of day; never a bare date,
-an ordinary number or a word. Pure functions, no I/O.
+a pytest temporary path, an object's address, a timestamp with a time of day, or one with fractions
+of a second; never a bare date, an ordinary number or a word. Pure functions, no I/O.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ _NAMED = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*"
 _WEEKDAY = "(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*,? )?"
 _HOUR, _SIXTY = r"(?:[01]\d|2[0-3])", r"[0-5]\d"
 _CLOCK = rf"{_HOUR}:{_SIXTY}(?::{_SIXTY}(?:[.,]\d{{1,9}})?)?(?: ?(?:Z|UTC|GMT|[+-]\d\d:?\d\d))?"
+# What time.time() returns; fewer decimals may be a sum of money.
+_SECONDS = r"(?<!\d\.)(?:1[5-9]|2[01])\d{8}\.\d{3,9}(?!\.\d)"
 # Seconds, milli-, micro- or nanoseconds, from 2017 to 2039.
 _EPOCH = r"(?:1[5-9]|2[01])\d{8}(?:\d{3}|\d{6}|\d{9}|\.\d+)?"
 
@@ -51,6 +53,7 @@ _KINDS = {
     "id": rf"{_PREFIX}(?!{_UUID})(?:[0-9a-f]{{8,}}|[0-9A-Za-z]{{16,}})",
     "ulid": r"[0-7][0-9A-HJKMNP-TV-Z]{25}",
     "hex": r"(?:[0-9a-f]{16,}|[0-9A-F]{16,})",
+    "seconds": _SECONDS,
     "address": r"(?<=\bat )0x[0-9a-fA-F]{7,16}",
 }
 _TOKEN = re.compile(
@@ -59,6 +62,7 @@ _TOKEN = re.compile(
 )
 _EPOCH_KEY = re.compile(r"(?i)(?:^|_)(?:timestamp|epoch|ts|time|now|at)(?:_m?s)?$")
 _EPOCH_VALUE = re.compile(_EPOCH)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _RUNS = re.compile(r"\d+|[A-Za-z]+")
 _LAST_NUMBERS = re.compile(r"\d+(?=[/\\]|$)")
 
@@ -182,12 +186,12 @@ def replace_tokens(answer_body: Any, mapping: Mapping[str, str]) -> Any:
     """Return a stored answer's body with the old tokens in its texts replaced by the new ones."""
     if not mapping:
         return answer_body
-    # All at once, longest first: tokens may be swapped, or begin alike. Plain digits must not be
-    # part of a longer number.
+    # All at once, longest first: tokens may be swapped, or begin alike. A number must not be part
+    # of a longer one.
     longest_first = sorted(mapping, key=len, reverse=True)
     pattern = re.compile(
         "|".join(
-            rf"(?<!\d){re.escape(token)}(?!\d)" if token.isdigit() else re.escape(token)
+            rf"(?<!\d){re.escape(token)}(?!\d)" if _NUMBER.fullmatch(token) else re.escape(token)
             for token in longest_first
         )
     )

@@ -55,7 +55,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Set placeholder keys where no key is needed: a conftest may make its clients on import."""
     given = vars(early_config.known_args_namespace)
-    if any(given.get(PREFIX + name) for name in ("offline", "sandbox", "sandbox_url")):
+    if any(given.get(PREFIX + name) for name in ("estimate", "offline", "sandbox", "sandbox_url")):
         from pytest_langasync.providers import set_placeholder_keys
 
         early_config.stash[PLACEHOLDERS_KEY] = set_placeholder_keys()

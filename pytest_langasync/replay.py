@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_langasync import masks
+from pytest_langasync.lineage import Strand
 from pytest_langasync.models import Answer, Call, Credentials, Pending, Request, canonical_json
 from pytest_langasync.renewal import Renewal
 from pytest_langasync.store import Store
-from pytest_langasync.strands import Strand
 
 __all__ = ["Attempt", "Difference", "Replay", "SendNow"]
 
@@ -176,6 +176,13 @@ class Attempt:
     def parked(self) -> bool:
         """Whether this attempt cannot be the real run, whatever came out of it."""
         return self.parks > 0
+
+    def wait_for(self, pendings: Iterable[Pending]) -> None:
+        """Park this attempt because of calls that another one recorded, if of any."""
+        with self._lock:
+            self.parks += 1
+            for pending in pendings:
+                self.missing.setdefault(pending.key, pending)
 
     def restart(self) -> None:
         """Forget what was asked so far: somebody runs the test again inside this attempt."""

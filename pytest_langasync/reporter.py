@@ -22,6 +22,7 @@ from pytest_langasync.store import Store
 if TYPE_CHECKING:
     from pytest_langasync.engine import Engine
     from pytest_langasync.report.progress import Gathering, Progress
+    from pytest_langasync.report.terminal import Line
 
 __all__ = ["EX_TEMPFAIL", "Reporter"]
 
@@ -53,6 +54,8 @@ class Reporter:
         self.estimates: Sequence[tuple[Pending, Estimate]] = ()
         self.interrupted: Sequence[Job] = ()
         self.left = 0
+        self.unseen = ""
+        """The job to resume, where nobody had to look for it and the cache does not know it."""
         self.broken = False
         """Whether a worker of a distributed run died or failed."""
         self._progress: Progress | None = None
@@ -75,7 +78,7 @@ class Reporter:
                 return
             from pytest_langasync.report.progress import Gathering
 
-            self._gathering = Gathering(terminal._tw._file, time.monotonic)
+            self._gathering = Gathering(terminal._tw._file, time.monotonic, terminal._tw.fullwidth)
         if not terminal._tw.width_of_current_line:
             self._gathering.show(tests)
 
@@ -131,6 +134,9 @@ class Reporter:
         engine.settle_books()
         self.troubles += [p for p in engine.store.problems if p not in self.troubles]
         self.ledger = engine.ledger
+        job_id = self.settings.resume
+        if job_id not in ("", "last") and not (self.left or engine.store.job(job_id)):
+            self.unseen = job_id
 
     def books(self, engine: Engine) -> dict[str, Any]:
         """Return a worker's part of the books as JSON values: what ``absorb`` takes."""
@@ -210,26 +216,31 @@ class Reporter:
     def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:
         """Write the summary."""
         from pytest_langasync.report import terminal
-        from pytest_langasync.report.text import escape
 
         if self._session is not None:  # what pytest hands over is older than our own status
             exitstatus = int(self._session.exitstatus)
-        write = terminalreporter.write_line
-        verbose = self.config.get_verbosity() > 0
-        summary = self.ledger.summary()
+        lines = [*self._figures(terminalreporter._tw.fullwidth)]
+        lines += [terminal.notice(note) for note in self._notes(exitstatus)]
         terminalreporter.ensure_newline()
-        terminalreporter.section("langasync", sep="-", bold=True)
-        width = terminalreporter._tw.fullwidth
-        lines = terminal.summary_lines(summary, verbose=verbose, width=width)
-        if self.settings.estimate:
-            told = lines if summary.total.requests else []
-            lines = [*terminal.estimate_lines(self._estimated()), *told]
+        if lines:
+            terminalreporter.section("langasync", sep="-", bold=True)
         for line in lines:
             terminalreporter.write_line(line.text, **line.markup)
+
+    def _figures(self, width: int) -> Iterable[Line]:
+        from pytest_langasync.report import terminal
+
+        summary = self.ledger.summary()
+        verbose = self.config.get_verbosity() > 0
+        lines = terminal.summary_lines(summary, verbose=verbose, width=width)
+        if self.settings.estimate and not self.config.option.collectonly:
+            yield from terminal.estimate_lines(self._estimated())
+            lines = lines if summary.total.requests else []
+        yield from lines
         if self.settings.sandbox and lines:
-            write("sandbox: nothing was paid; the sums are what a real run would have cost")
-        for note in self._notes(exitstatus):
-            write(escape(note), yellow=True)
+            yield terminal.Line(
+                "sandbox: nothing was paid; the sums are what a real run would have cost"
+            )
 
     def _estimated(self) -> dict[tuple[str, str], Estimate]:
         from pytest_langasync.pricing import add_estimates
@@ -251,15 +262,21 @@ class Reporter:
         for nodeid in self.strayed:
             yield f"not reproducible: {nodeid}"
         if self.left:
-            yield f"stopped: {self.left} tests were still parked; nothing more was sent for them"
+            were = "1 test was" if self.left == 1 else f"{self.left:,} tests were"
+            yield f"stopped: {were} still parked; nothing more was sent"
+        if self.unseen and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            yield f"--langasync-resume={self.unseen}: not looked at: no test waits for an answer"
         if self.interrupted:
             yield from interrupted_lines(self.interrupted)
         if self.deferred:
             yield from self._deferred_lines(exitstatus)
 
     def _deferred_lines(self, exitstatus: int) -> Iterable[str]:
+        if exitstatus == pytest.ExitCode.USAGE_ERROR:  # whose message says why
+            yield f"{len(self.deferred):,} deferred"
+            return
         status = f" (exit status {EX_TEMPFAIL})" if exitstatus == EX_TEMPFAIL else ""
-        yield f"{len(self.deferred)} deferred{status}:"
+        yield f"{len(self.deferred):,} deferred{status}:"
         if self.terminal.hasopt("skipped"):  # -rs, -ra
             for nodeid, reason in self.deferred.items():
                 yield from f"  {nodeid}: {reason}".splitlines()
@@ -268,10 +285,8 @@ class Reporter:
             yield from (f"  {line}" for reason in list(reasons)[:5] for line in reason.splitlines())
             if len(reasons) > 5:
                 yield f"  … and {len(reasons) - 5} more reasons (-rs shows each)"
-        settings = self.settings
-        if not (settings.offline or settings.estimate or self.interrupted) and (
-            exitstatus != pytest.ExitCode.USAGE_ERROR
-        ):
+        sends = not (self.settings.offline or self.settings.estimate)
+        if sends and not (self.interrupted or self.config.getoption("setuponly", False)):
             yield "run the same command again to collect them"
 
     # ---- for the account

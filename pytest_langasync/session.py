@@ -14,7 +14,7 @@ from pytest_langasync.config import Settings
 from pytest_langasync.crew import Worker
 from pytest_langasync.engine import Engine
 from pytest_langasync.exceptions import CacheError, ConfigurationError
-from pytest_langasync.fixtures import Parked, Poison
+from pytest_langasync.fixtures import Bystander, Parked, Poison
 from pytest_langasync.marker import MarkerOptions
 from pytest_langasync.replay import Attempt
 from pytest_langasync.reporter import INVITATION, Reporter
@@ -52,7 +52,7 @@ class BatchSession:
             self.worker = Worker(invitation, self.engine.store, self.engine.bought)
             self.engine.allow = self.worker.allow
         self.attempt: Attempt | None = None
-        self._bystanding = self._hit = False
+        self._bystander: Bystander | None = None
         self._poison = Poison()
         self.waves = Waves(config, settings, reporter, self.engine, self.worker)
 
@@ -103,9 +103,9 @@ class BatchSession:
                 raise session.Interrupted("stopped")
             self.waves.run(session, before_pass=self._poison.clear)
             return result
-        except (session.Failed, KeyboardInterrupt):  # Interrupted is one too
-            self.reporter.left = len(self.waves.queue)
-            if self.worker is not None:
+        except (session.Failed, KeyboardInterrupt, pytest.exit.Exception) as stop:
+            self.reporter.left = len(self.waves.queue)  # Interrupted is a KeyboardInterrupt
+            if self.worker is not None and not isinstance(stop, pytest.exit.Exception):
                 return True  # to raise here would look like Ctrl-C in the worker
             raise
         finally:
@@ -120,7 +120,7 @@ class BatchSession:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         options = item.stash.get(OPTIONS_KEY, None)
         if options is None:
-            return (yield from self._bystander(item))
+            return (yield from self._stand_by(item))
         entry = self.waves.entry(item)
         item.stash[ATTEMPT_KEY] = entry.attempts
         self.buffer.hold(item)
@@ -137,8 +137,7 @@ class BatchSession:
         self.buffer.discard()
         if not self._strayed(item, attempt):
             self.engine.park(attempt)
-            entry.missing = tuple(attempt.missing.values())
-            self.waves.park(entry)
+            self.waves.park(entry, attempt.missing.values())
             self.reporter.parked(len(self.waves.queue))
         return result
 
@@ -155,11 +154,11 @@ class BatchSession:
             finally:
                 self.attempt = None
 
-    def _bystander(self, item: pytest.Item) -> Generator[None, object, object]:
+    def _stand_by(self, item: pytest.Item) -> Generator[None, object, object]:
         """Run an unmarked test; one that shares a parked fixture has to wait with the others."""
         if not self._poison:
             return (yield)
-        self._bystanding, self._hit = True, False
+        self._bystander = bystander = Bystander()
         self.buffer.hold(item)
         try:
             result = yield
@@ -167,12 +166,12 @@ class BatchSession:
             self.buffer.release()
             raise
         finally:
-            self._bystanding, hit, self._hit = False, self._hit, False
-        if hit:
-            self.buffer.discard()
-            self.waves.park(self.waves.entry(item))
-        else:
+            self._bystander = None
+        if bystander.missing is None:
             self.buffer.release()
+        else:
+            self.buffer.discard()
+            self.waves.park(self.waves.entry(item), bystander.missing)
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -205,13 +204,16 @@ class BatchSession:
 
     def _is_parked(self, item: pytest.Item, exception: BaseException | None) -> bool:
         if self.attempt is None:
-            self._hit = self._hit or (self._bystanding and self._poison.reached(item, exception))
-            return self._hit
-        if not self.attempt.parked and (
-            self._poison.reached(item, exception)
-            or (exception is not None and self.engine.lacks_key(exception))
-        ):
-            self.attempt.parks += 1
+            bystander = self._bystander
+            if bystander is not None and bystander.missing is None:
+                bystander.missing = self._poison.reached(item, exception)
+            return bystander is not None and bystander.missing is not None
+        if not self.attempt.parked:
+            missing = self._poison.reached(item, exception)
+            if missing is None and exception is not None and self.engine.lacks_key(exception):
+                missing = []
+            if missing is not None:
+                self.attempt.wait_for(missing)
         return self.attempt.parked
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -3,7 +3,7 @@
 A *strand* is one line of execution inside an attempt: the attempt itself, a thread, one work item
 of a thread pool, one asyncio task. Strands answer three questions about a call:
 
-* whose is it? A thread that outlives its attempt keeps that attempt's strand.
+* whose is it (see ``lineage``)?
 * is it speculative? What a strand asks after it was parked is built on garbage.
 * did it depend on an answer that is new in this attempt? Only then may it be new itself.
 
@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import os
 import threading
 import time
 import weakref
@@ -25,11 +26,11 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Itera
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-__all__ = ["Strand", "Strands"]
+from pytest_langasync.lineage import Lineage, Strand, current_task, item_here, strand_here
+
+__all__ = ["Strands"]
 
 T = TypeVar("T")
-_strand: contextvars.ContextVar[Strand | None] = contextvars.ContextVar("langasync", default=None)
-_item = threading.local()
 
 TURN = 0.001
 """Seconds between two looks at the loop."""
@@ -38,34 +39,6 @@ QUIET_TURNS = 30
 that blocks the loop, makes each look later, and lets all tasks go on before the next."""
 STUCK = 5.0
 """Seconds after which a main coroutine that waits for a parked task is cancelled."""
-
-
-class Strand:
-    """One line of execution; ``attempt`` is whatever the engine put there."""
-
-    __slots__ = ("__weakref__", "attempt", "informed", "parent", "parked", "task")
-
-    def __init__(self, attempt: Any, parent: Strand | None = None, *, task: bool = False) -> None:
-        self.attempt = attempt
-        self.parent = parent
-        self.task = task
-        self.parked: bool = parent.parked if parent else False
-        self.informed: bool = parent.informed if parent else False
-
-    def park(self) -> None:
-        """Note a park. Tasks hand it up to those who await them; threads do not, because whoever
-        fills a pool goes on filling it while the first work items park."""
-        strand: Strand | None = self
-        while strand is not None:
-            strand.parked = True
-            strand = strand.parent if strand.task else None
-
-    def inform(self) -> None:
-        """Note that an answer new in this attempt has reached this strand, and so its ancestors."""
-        strand: Strand | None = self
-        while strand is not None and not strand.informed:
-            strand.informed = True
-            strand = strand.parent
 
 
 class Strands:
@@ -78,9 +51,9 @@ class Strands:
         self._parked_task_type: type[BaseException] = type(
             "ParkedTask", (parked_type, asyncio.CancelledError), {}
         )
-        self._tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], Strand] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._process = os.getpid()
+        self._lineage = Lineage()
+        self._tasks = self._lineage.tasks
         self._items: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         self._held: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._parked_loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
@@ -90,62 +63,35 @@ class Strands:
 
     # ---- whose call is it
 
-    def enter(self, attempt: Any) -> contextvars.Token[Strand | None]:
+    @contextlib.contextmanager
+    def attempting(self, attempt: Any) -> Iterator[None]:
         """Make ``attempt`` the owner of what this context and its descendants ask."""
         self._parked_loops.clear()
         self._entered += 1
-        return _strand.set(Strand(attempt))
-
-    def leave(self, token: contextvars.Token[Strand | None]) -> None:
-        """End what ``enter`` began."""
-        self._entered += 1
-        _strand.reset(token)
+        try:
+            with self._lineage.attempting(attempt):
+                yield
+        finally:
+            self._entered += 1
 
     def current(self) -> Strand | None:
         """Return the strand that is running now, or None outside of every attempt."""
-        inherited = _strand.get()
-        task = _current_task()
-        if task is not None:
-            strand = self._tasks.get(task)
-            if strand is None and inherited is not None:
-                strand = self._tasks[task] = Strand(inherited.attempt, inherited, task=True)
-            return strand
-        item: Strand | None = getattr(_item, "strand", None)
-        # Frameworks run a pool's work item in a copy of the submitter's context.
-        if item is not None and (inherited is None or item.parent is inherited):
-            return item
-        return inherited
+        return self._lineage.current() if os.getpid() == self._process else None
+
+    def forked(self) -> bool:
+        """Whether this is a child process that was forked within an attempt."""
+        return os.getpid() != self._process and self._lineage.current() is not None
 
     def side_by_side(self, works: Iterable[Callable[[], T]]) -> list[T]:
-        """Do works one after the other that do not depend on each other: one that is parked does
-        not keep the next from making its call."""
-        strand = _strand.get()
-        if strand is None:
-            return [work() for work in works]
-        results: list[T] = []
-        parked: BaseException | None = None
-        for work in works:
-            child = Strand(strand.attempt, strand)
-            token = _strand.set(child)
-            try:
-                results.append(work())
-            except BaseException as exception:
-                if not child.parked or isinstance(exception, KeyboardInterrupt):
-                    raise
-                parked = exception
-            finally:
-                _strand.reset(token)
-        if parked is not None:
-            strand.park()
-            raise parked
-        return results
+        """Do works that do not depend on each other: what one is parked for joins the others'."""
+        return self._lineage.side_by_side(works)
 
     # ---- parking
 
     def parked(self, message: str) -> BaseException:
         """Return the exception that parks the caller."""
         self._arrivals += 1
-        if _current_task() is None:
+        if current_task() is None:
             return self._parked_type(message)
         self._parked_loops.add(asyncio.get_running_loop())
         return self._parked_task_type(message)
@@ -153,7 +99,7 @@ class Strands:
     async def hold(self) -> None:
         """Wait until no sibling is about to make a call. Under trio, just give them a moment."""
         self._arrivals += 1
-        task = _current_task()
+        task = current_task()
         if task is None:
             import anyio
 
@@ -231,7 +177,7 @@ class Strands:
         The task then belongs to the attempt that is running now, and a park leaves the function as
         an outcome: a cancellation would end the runner.
         """
-        inherited = _strand.get()
+        inherited = strand_here.get()
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -244,7 +190,7 @@ class Strands:
         self, function: Callable[..., AsyncGenerator[Any, None]]
     ) -> Callable[..., AsyncGenerator[Any, None]]:
         """Do for an asynchronous generator fixture what ``bind`` does for a coroutine function."""
-        inherited = _strand.get()
+        inherited = strand_here.get()
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
@@ -259,12 +205,12 @@ class Strands:
 
     @contextlib.contextmanager
     def _bound(self, inherited: Strand | None) -> Iterator[None]:
-        task = _current_task()
+        task = current_task()
         if inherited is not None:
             child = inherited
             if task is not None:
-                child = self._tasks[task] = Strand(inherited.attempt, inherited, task=True)
-            _strand.set(child)
+                child = self._lineage.adopt(task, inherited)
+            strand_here.set(child)
         try:
             yield
         except asyncio.CancelledError as exception:
@@ -302,7 +248,7 @@ class Strands:
 
                 def bound() -> None:
                     del thread.run
-                    _strand.set(child)
+                    strand_here.set(child)
                     # Nobody can await a bare thread: its park is no news to anyone.
                     with contextlib.suppress(self._parked_type):
                         run()
@@ -319,13 +265,13 @@ class Strands:
 
             @functools.wraps(fn, updated=())
             def bound(*args: Any, **kwargs: Any) -> Any:
-                previous, _item.strand = getattr(_item, "strand", None), child
-                token = _strand.set(child)
+                previous, item_here.strand = getattr(item_here, "strand", None), child
+                token = strand_here.set(child)
                 try:
                     return fn(*args, **kwargs)
                 finally:
-                    _strand.reset(token)
-                    _item.strand = previous
+                    strand_here.reset(token)
+                    item_here.strand = previous
 
             future = original(pool, bound, *a, **k)
             if strand is not None:
@@ -357,8 +303,12 @@ class Strands:
 
     def _run_until_complete(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def run_until_complete(loop: asyncio.BaseEventLoop, future: Any) -> Any:
-            if _strand.get() is None:
+            strand = self.current()
+            if strand is None:
                 return original(loop, future)
+            if isinstance(future, asyncio.Task) and future not in self._tasks:
+                # Made before its loop ran, and maybe in another context.
+                self._lineage.adopt(future, strand)
             previous = loop.get_task_factory()
             loop.set_task_factory(self._factory(previous))
             try:
@@ -380,7 +330,7 @@ class Strands:
             child = Strand(parent.attempt, parent, task=True) if parent is not None else None
             if child is not None and kwargs.get("context") is None:
                 context = contextvars.copy_context()
-                context.run(_strand.set, child)
+                context.run(strand_here.set, child)
                 kwargs["context"] = context
             if previous is None:
                 task = asyncio.Task(coroutine, loop=loop, **kwargs)
@@ -403,10 +353,3 @@ def _retrieve_for(strand: Strand) -> Callable[[asyncio.Task[Any]], None]:
             task.exception()
 
     return retrieve
-
-
-def _current_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None

@@ -63,8 +63,9 @@ class Waves:
         entry.attempts += 1
         return entry
 
-    def park(self, entry: Entry) -> None:
-        """Let a test wait."""
+    def park(self, entry: Entry, missing: Iterable[Pending]) -> None:
+        """Let a test wait for the answers that it misses."""
+        entry.missing = tuple(missing)
         self.queue.append(entry)
         if self.worker is not None:
             self.worker.parked(entry.item.nodeid)
@@ -103,9 +104,9 @@ class Waves:
         """Return what stands in the way of the tests that are left, where something does."""
         if self.settings.offline:
             return ""
-        if self.config.getoption("setuponly", False) or self.config.getoption("setupplan", False):
-            return ""
-        idle = 0
+        if self.config.getoption("setuponly", False):  # --setup-plan sets it, too
+            return "--setup-only and --setup-plan send nothing"
+        tried = False
         while self.queue:
             missing = self._missing()
             bought = self.market.buy(missing)
@@ -114,10 +115,14 @@ class Waves:
             self.engine.replay.heed(bought.urgent, bought.cancelled_at)
             if bought.over:
                 return bought.why
-            idle = 0 if missing else idle + 1
-            ready = [e for e in self.queue if bought.everybody or self.engine.answered(e.missing)]
-            if not ready or idle > 2:
+            everybody, answered = bought.everybody, self.engine.answered
+            ready = [e for e in self.queue if everybody or answered(e.missing)]
+            # Nobody knows what a test without a call waits for: it runs when others do, and once
+            # more when no others are left. By itself it brings nothing forward.
+            forward = everybody or any(e.missing for e in ready)
+            if not forward and (missing or tried):
                 return bought.why
+            tried = not forward
             self._pass(session, self._take(ready))
         return ""
 

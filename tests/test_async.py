@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -290,3 +291,77 @@ def test_it():
     suite.run().assert_outcomes(passed=1)
     assert [len(wave) for wave in suite.waves()] == [10]
     assert suite.traced() == ["run", "run"]
+
+
+ISOLATED = """
+from concurrent.futures import ThreadPoolExecutor
+from unittest import IsolatedAsyncioTestCase
+
+pytestmark = pytest.mark.langasync
+
+class TestSiblings(IsolatedAsyncioTestCase):
+    async def asyncSetUp(self):
+        self.greeting = await aask("asyncSetUp")
+        self.addAsyncCleanup(aask, "cleanup")
+
+    async def test_it(self):
+        first, second = await asyncio.gather(aask("a"), aask("b " + self.greeting))
+        assert first != second
+        assert await asyncio.to_thread(ask, "in a thread")
+
+class TestBlocking(IsolatedAsyncioTestCase):
+    def setUp(self):
+        self.greeting = ask("setUp")
+
+    def test_it(self):
+        assert self.greeting
+        with ThreadPoolExecutor(2) as pool:
+            assert len(set(pool.map(ask, ["c", "d"]))) == 2
+
+    async def test_again(self):
+        assert await aask("e " + self.greeting)
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["-n2"]])
+def test_contexts_older_than_the_attempt(suite: Suite, options: list[str]) -> None:
+    """An ``IsolatedAsyncioTestCase`` runs in a context copied when its test was collected."""
+    suite.write(ISOLATED)
+    suite.run(*options).assert_outcomes(passed=3)
+    assert [wave for wave in suite.waves() if "a" in wave] == [
+        ["a", "b Sandbox answer to: asyncSetUp", "c", "d", "e Sandbox answer to: setUp"]
+    ]
+    assert all(row["job_id"] for row in suite.ledger())
+    assert len(suite.ledger()) == 10
+    suite.run(*options).assert_outcomes(passed=3)
+    assert len(suite.ledger()) == 10
+
+
+FORKS = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+@pytest.mark.langasync
+def test_it():
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+        assert set(pool.map(ask, ["a", "b"])) == {"Sandbox answer to: a", "Sandbox answer to: b"}
+    assert ask("here")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("options", [[], ["-n1"]])
+def test_calls_of_forked_processes_run_in_real_time(suite: Suite, options: list[str]) -> None:
+    suite.write(FORKS)
+    run = suite.pytester.runpytest_subprocess  # what is pickled must have been imported once only
+    result = run("--langasync-sandbox", *options)
+    result.assert_outcomes(passed=1)
+    assert suite.waves() == [["a", "a", "b", "b"], ["here"]]
+    line = "4 calls to * ran in real time: made in a child process, where no batch can answer"
+    result.stdout.fnmatch_lines([line])
+    asked = len(suite.ledger())
+    result = run("--langasync-sandbox", "--langasync-offline", *options)
+    result.assert_outcomes()
+    assert result.ret == 75
+    result.stdout.fnmatch_lines(["  parked without a call of its own"])
+    assert len(suite.ledger()) == asked

@@ -255,6 +255,21 @@ def test_it(n):
     assert len(suite.ledger()) == 5
 
 
+def test_left_by_pytest_exit_the_parked_are_counted(suite: Suite) -> None:
+    suite.write("""
+@pytest.mark.langasync
+def test_it(): ask("hello")
+
+def test_leaves(): pytest.exit("bye")
+""")
+    for options in ((), ("-n1",)):
+        result = suite.run(*options)
+        assert result.ret == pytest.ExitCode.INTERRUPTED
+        line = "stopped: 1 test was still parked; nothing more was sent"
+        result.stdout.fnmatch_lines([line])
+        assert suite.ledger() == []
+
+
 @pytest.mark.parametrize("option", ["--collect-only", "--setup-plan", "--setup-only"])
 def test_looking_sends_nothing(suite: Suite, option: str) -> None:
     suite.write("""
@@ -269,6 +284,11 @@ def test_it(answer):
     result = suite.run(option)
     assert suite.ledger() == []
     assert "failed" not in result.parseoutcomes() and "errors" not in result.parseoutcomes()
+    assert "run the same command again" not in result.stdout.str()
+    if option == "--setup-only":
+        result.stdout.fnmatch_lines(["  --setup-only and --setup-plan send nothing"])
+    else:
+        assert "- langasync -" not in result.stdout.str()
 
 
 def test_selection(suite: Suite) -> None:

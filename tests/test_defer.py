@@ -289,7 +289,7 @@ def ask_claude(first):
         suite.write(ONE_STEP)
         result = suite.plain(*BATCH, "--langasync-resume=last")
         assert result.ret == 4
-        assert "there is no job in" in output(result)
+        assert output(result).count("there is no job in") == 1
         assert provider.requests()["POST /v1/batches"] == 0
 
     @pytest.mark.parametrize(
@@ -307,3 +307,55 @@ def ask_claude(first):
         (line,) = [one for one in result.errlines if one.startswith("ERROR: ")]
         assert says in line and "Traceback" not in output(result)
         assert provider.requests()["POST /v1/batches"] == 0
+
+
+@pytest.mark.parametrize("kind", ["raised", "swallowed"])
+def test_whoever_shares_a_parked_fixture_waits_for_its_calls(suite: Suite, kind: str) -> None:
+    body = 'return ask("shared")'
+    if kind == "swallowed":
+        body = "try: " + body + "\n    except BaseException: return None"
+    suite.write(f"""
+@pytest.fixture(scope="session")
+def answer():
+    trace("set up")
+    {body}
+
+@pytest.mark.langasync
+@pytest.mark.parametrize("n", range(3))
+def test_it(answer, n): assert "shared" in answer
+
+def test_unmarked(answer): assert "shared" in answer
+""")
+    result = suite.run(*LATER, "-rs")
+    assert verdict(result) == {"deferred": 4}
+    assert result.ret == 75
+    assert suite.traced() == ["set up"]
+    result.stdout.fnmatch_lines(["  *::test_unmarked: waiting for batch_* with 1 call"])
+    assert result.stdout.str().count("with 1 call") == 4
+    let_end(suite.provider)
+    assert verdict(suite.run()) == {"passed": 4}
+    assert suite.traced()[-1:] == ["set up"]
+    assert suite.waves() == [["shared"]]
+
+
+@pytest.mark.timeout(60)
+def test_a_test_parked_without_a_call_brings_nothing_forward(suite: Suite) -> None:
+    suite.write("""
+from pytest_langasync.fixtures import Parked
+
+pytestmark = pytest.mark.langasync
+
+def test_callless(langasync):
+    trace(f"attempt {langasync.attempt}")
+    if langasync.attempt < 3:
+        raise Parked("by a thread of an attempt that has ended")
+
+def test_it(): assert ask("hello")
+""")
+    result = suite.run(*LATER)
+    assert verdict(result) == {"deferred": 2}
+    assert suite.traced() == ["attempt 1"]
+    result.stdout.fnmatch_lines(["  parked without a call of its own"])
+    let_end(suite.provider)
+    assert verdict(suite.run()) == {"passed": 2}
+    assert suite.traced() == ["attempt 1", "attempt 2", "attempt 3"]

@@ -9,12 +9,24 @@ import select
 import subprocess
 import sys
 import time
+from typing import Any
 
 import anthropic
 import openai
 import pytest
 from conftest import Suite
-from test_defer import BATCH, CLAUDE, LATER, ONE_STEP, SLOW, TWO_STEPS, end_jobs, jobs_in, output
+from test_defer import (
+    BATCH,
+    CLAUDE,
+    LATER,
+    LEAVE,
+    ONE_STEP,
+    SLOW,
+    TWO_STEPS,
+    end_jobs,
+    jobs_in,
+    output,
+)
 
 from pytest_langasync.reporter import Reporter
 from pytest_langasync.sandbox import Sandbox
@@ -190,6 +202,48 @@ class TestFailure:
         assert re.search(r"… \[[\d,]+ characters left out\] …", lines[6]) and len(lines[6]) < 750
         assert re.search(r"status 400, batch_\w{24}, batch, \d+s old", error)
         assert "answered  invalid_request_error: The prompt asked for status 400" in error
+
+
+def test_one_age_for_one_answer(suite: Suite) -> None:
+    """However long the run takes, an answer is as old as it was when the run began."""
+    suite.write("@pytest.mark.langasync\ndef test_it(): assert ask('hello')\n")
+    suite.run()
+    time.sleep(1.0)
+    suite.write(
+        "import time\n@pytest.mark.langasync\n"
+        "def test_it(): assert time.sleep(3) or ask('hello') == 'no'\n"
+    )
+    text = output(suite.run())
+    (told,) = re.findall(r"cached answers are (\w+) old", text)
+    assert re.findall(r", cache, (\w+) old", text) == [told]
+
+
+@pytest.mark.parametrize(
+    ("faults", "says"),
+    [
+        (
+            {"batch": [{"failure": "token_limit_exceeded", "count": 0}]},
+            "1 call not sent: the provider has no room for more at the moment",
+        ),
+        (
+            {
+                "http": [
+                    {"path": "POST /v1/batches", "reset": True, "after": True, "count": 0},
+                    {"path": "GET /v1/batches", "nth": 3, "status": 503, "count": 0},
+                ]
+            },
+            "1 call in a submission whose outcome is open: python -m pytest_langasync doctor",
+        ),
+    ],
+    ids=["no room", "in doubt"],
+)
+def test_what_a_call_waits_for_that_is_in_no_job(
+    suite: Suite, provider: Sandbox, faults: dict[str, Any], says: str
+) -> None:
+    suite.write(ONE_STEP)
+    provider.set_faults(faults)
+    result = suite.plain(*LEAVE)
+    assert result.ret == 75 and f"  {says}" in result.outlines, output(result)
 
 
 def test_each_deferred_test_with_rs(suite: Suite) -> None:

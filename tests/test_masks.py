@@ -44,6 +44,7 @@ GENERATED = {
     "compact": lambda: f"20261124T0908{10 + secrets.randbelow(50)}Z",
     "e-mail date": lambda: format_datetime(NOW + timedelta(seconds=secrets.randbelow(10**6))),
     "ctime": lambda: time.ctime(1_790_000_000 + secrets.randbelow(10**4)),
+    "seconds": lambda: f"{1_790_000_000 + secrets.randbelow(10**6) / 7 + 0.001}",
     "epoch": lambda: f"timestamp: {time.time() + secrets.randbelow(10**6)}",
     "epoch in JSON": lambda: json.dumps({"timestamp": 1_790_000_000_000 + secrets.randbelow(9999)}),
     "after an escaped line end": lambda: json.dumps({"arguments": f"a\n{uuid.uuid4()}"}),
@@ -70,6 +71,12 @@ ORDINARY = [
     ("24 Nov 2026", "25 Nov 2026"),
     ("12:30:01", "12:30:02"),
     ("1790000000", "1790000001"),
+    ("1790000000.12", "1790000000.13"),
+    ("1490000000.1234567", "1490000000.1234568"),
+    ("2200000000.1234567", "2200000000.1234568"),
+    ("1.1790000000.1234", "1.1790000000.1235"),
+    ("1790000000.1234.5", "1790000000.1235.5"),
+    ("11790000000.1234", "11790000000.1235"),
     ("0x7fffffffffff", "0x7ffffffffffe"),
     ("12345678901234567890", "12345678901234567891"),
     ("call_management", "call_customers0"),
@@ -115,6 +122,21 @@ def test_numbers_are_timestamps_only_under_a_telling_key() -> None:
     old, new = ({"meta": {"created_at": 1_790_000_000 + n}} for n in (0, 9))
     assert same_but_for_tokens(old, new) == {"1790000000": "1790000009"}
     assert mask(old) == ('{"meta":{"created_at":"<epoch:1>"}}', ["1790000000"])
+
+
+@settings(deadline=None, database=None)
+@given(st.floats(1.5e9, 2.2e9, exclude_max=True).map(lambda x: f"{x:.7f}".rstrip("0")))
+def test_what_the_clock_returns_is_a_token_with_three_decimals(seconds: str) -> None:
+    other = "1795802859.3891606"
+    found = same_but_for_tokens(f"It is {seconds}, go.", f"It is {other}, go.")
+    if len(seconds.partition(".")[2]) >= 3:
+        assert found == ({seconds: other} if seconds != other else {})
+        assert replace_tokens([f"{seconds} 1{seconds}", seconds], found) == [
+            f"{other} 1{seconds}",
+            other,
+        ]
+    else:
+        assert found is None
 
 
 def test_tokens_correspond_one_to_one() -> None:

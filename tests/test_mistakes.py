@@ -11,7 +11,7 @@ import anthropic
 import openai
 import pytest
 from conftest import Suite
-from test_defer import BATCH, CLAUDE, ONE_STEP, output, verdict
+from test_defer import BATCH, CLAUDE, ONE_STEP, jobs_in, output, verdict
 
 from pytest_langasync.sandbox import Sandbox
 
@@ -77,6 +77,7 @@ def test_a_wrong_marker(suite: Suite, marker: str, says: str) -> None:
     for arguments in ((), BATCH):
         line = one_line(suite.plain(*arguments))
         assert says in line and line.startswith("test_it.py::test_x: @pytest.mark.langasync ")
+    assert "- langasync -" not in output(suite.plain(*BATCH)), "there is nothing to say in it"
 
 
 class TestKeys:
@@ -94,6 +95,7 @@ class TestKeys:
         assert line == ("no API key: set ANTHROPIC_API_KEY and OPENAI_API_KEY. Nothing was sent")
         assert verdict(result) == {"passed": 1, "deferred": 2} and not provider.requests()
         assert "run the same command again" not in output(result)
+        assert output(result).count("no API key") == 1 and "2 deferred" in result.outlines
 
     def test_a_client_made_at_import(self, suite: Suite, provider: Sandbox) -> None:
         suite.write("import openai\nclient = openai.OpenAI()\n" + ONE_STEP)
@@ -231,3 +233,9 @@ def test_a_wrong_job_is_told_although_nothing_is_missing(suite: Suite, provider:
     suite.plain(*BATCH).assert_outcomes(passed=1)
     result = suite.plain(*BATCH, "--langasync-resume=nonsense")
     assert result.ret == 4 and "is not a job ID of a known provider (batch_…" in output(result)
+    result = suite.plain(*BATCH, "--langasync-resume=batch_nope")
+    assert result.ret == 0
+    line = "--langasync-resume=batch_nope: not looked at: no test waits for an answer"
+    assert line in result.outlines
+    (job,) = jobs_in(suite.path / ".langasync")
+    assert "not looked at" not in output(suite.plain(*BATCH, f"--langasync-resume={job}"))

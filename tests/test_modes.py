@@ -112,6 +112,36 @@ class TestOffline:
         result = suite.plain("--langasync-offline", "--langasync-max-age=0")
         assert result.ret == 75 and "is too old" in output(result)
 
+    def test_another_base_url_is_said(
+        self, suite: Suite, provider: Sandbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        suite.write(ONE_STEP)
+        suite.plain(*BATCH)
+        monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+        result = suite.plain("--langasync-offline")
+        assert result.ret == 75
+        assert f"sent to {provider.url}/v1, not to http://127.0.0.1:9/v1" in output(result)
+
+    def test_another_header_is_said(self, suite: Suite, provider: Sandbox) -> None:
+        claude = (
+            "import anthropic\n@pytest.mark.langasync\ndef test_it():\n"
+            "    message = [{'role': 'user', 'content': 'hello'}]\n"
+            "    client = anthropic.Anthropic(default_headers={'anthropic-beta': 'BETA'})\n"
+            "    client.messages.create(model='claude-opus-4-5', max_tokens=9, messages=message)\n"
+        )
+        suite.write(claude.replace("BETA", "context-1m-2025-08-07"))
+        suite.plain(*BATCH)
+        suite.write(claude.replace("BETA", "files-api-2025-04-14"))
+        result = suite.plain("--langasync-offline")
+        assert result.ret == 75 and "but sent with another anthropic-beta" in output(result)
+
+    def test_another_sample_is_said(self, suite: Suite, provider: Sandbox) -> None:
+        suite.write(ONE_STEP)
+        suite.plain(*BATCH)
+        suite.write(ONE_STEP.replace("assert", "ask('What is the capital of Spain?'); assert"))
+        result = suite.plain("--langasync-offline")
+        assert result.ret == 75 and "but for another sample" in output(result)
+
     def test_placeholders_are_taken_back(self, suite: Suite, unplugged: None) -> None:
         suite.pytester.makeconftest(MADE_AT_IMPORT)
         suite.write("import os\ndef test_it(): assert os.environ['OPENAI_API_KEY']\n")

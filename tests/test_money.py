@@ -165,6 +165,18 @@ class TestEstimate:
         )
         assert "run the same command again" not in text
 
+    def test_without_a_key(
+        self, suite: Suite, provider: Sandbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+            monkeypatch.delenv(name)
+        suite.pytester.makeconftest("import openai\nCLIENT = openai.OpenAI()\n")
+        suite.write(ONE_STEP + CLAUDE)
+        result = suite.plain("--langasync-estimate")
+        assert result.ret == 75 and verdict(result) == {"deferred": 2}
+        assert {"gpt-4o-mini", "claude-sonnet-4-5"} <= table(result).keys()
+        assert not provider.requests()
+
     def test_of_an_unknown_model(self, suite: Suite, provider: Sandbox) -> None:
         suite.write(UNKNOWN)
         result = suite.plain("--langasync-estimate")

@@ -28,7 +28,7 @@ from pytest_langasync.models import (
 )
 from pytest_langasync.pricing import Estimate, PriceBook
 from pytest_langasync.report.jsonfile import run_json, with_bodies, write
-from pytest_langasync.report.progress import Progress, interrupted_lines
+from pytest_langasync.report.progress import Gathering, Progress, interrupted_lines
 from pytest_langasync.report.terminal import (
     Line,
     escape,
@@ -215,9 +215,13 @@ def test_summary_ends_with_what_was_saved() -> None:
     head = ["provider", "model", "batch", "in", "out", "list", "paid"]
     assert lines[0].text.split() == [*head, "saved"]
     middle = texts(summary_lines(a_summary(a_row()), width=70))
-    assert middle[0].split()[-1] == "saved" and middle[1].endswith("$0.0123   50 %")
-    narrow = summary_lines(a_summary(a_row()), width=50)
-    assert narrow[0].text.split() == head, "a narrow terminal leaves it to the last line"
+    assert middle[0].split() == [*head, "saved"] and middle[1].endswith("$0.0123  $0.0123")
+    narrow = texts(summary_lines(a_summary(a_row()), width=60))
+    assert narrow[0].split() == ["provider", "model", "batch", "list", "paid", "saved"]
+    narrowest = texts(summary_lines(a_summary(a_row()), width=48))
+    assert narrowest[0].split() == ["provider", "model", "batch", "list", "paid"]
+    for table, width in ((middle, 70), (narrow, 60), (narrowest, 48)):
+        assert max(map(len, table[:2])) <= width
     assert lines[1].text.split() == (
         [
             "openai",
@@ -474,6 +478,37 @@ def test_live_shows_a_table_and_obeys_no_markup(
     assert "━" in seen
     assert "langasync: trouble: [red]\\x1b]0;title\\x07[/red]" in seen
     assert "\x07" not in seen
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown_as"),
+    [
+        (100, "openai gpt-4o-mini  ━━━━━         in_progress 5/12  3m10s  batch_0123456789abcdef"),
+        (80, "openai gpt-4o-mini  in_progress 5/12  3m10s  batch_0123456789abcdef"),
+        (60, "openai gpt-4o-mini  in_progress 5/12  3m10s  batch_0…9abcdef"),
+        (55, "openai gpt-4o-m…  in_progress 5/12  3m10s  batch_…bcdef"),
+        (40, "openai gpt-4o-…  in_progress 5/12  3m10s"),
+    ],
+)
+def test_live_gives_way_in_order(
+    clock: Clock, lines: list[str], monkeypatch: pytest.MonkeyPatch, columns: int, shown_as: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    file, job = io.StringIO(), a_job(id="batch_0123456789abcdef")
+    with Progress(lines.append, live=True, clock=clock, file=file) as shown:
+        shown(Event("submitted", "openai", "gpt-4o-mini", 12, job))
+        clock.now += 190
+        shown(Event("progress", job=job, status=a_status(5)))
+    assert file.getvalue().splitlines()[-1].rstrip() == shown_as
+
+
+def test_gathering_stays_in_its_line(clock: Clock) -> None:
+    file = io.StringIO()
+    shown = Gathering(file, clock, width=40)
+    shown.show(12)
+    shown.clear()
+    line, _ = file.getvalue().removeprefix("\r\x1b[2K").split("\r")
+    assert line == "langasync: gathering: 12 tests wait fo…"
 
 
 def test_a_later_wave_does_not_show_ended_jobs(clock: Clock, lines: list[str]) -> None:

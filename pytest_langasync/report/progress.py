@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Gathering", "Progress", "interrupted_lines", "progress_on_stderr"]
 
 _PREFIX = "langasync: "
+_BAR, _GAP, _LEAST = 12, 2, 12
+"""Columns of a progress bar, between two columns of the live table, and of a shortened text."""
 
 
 class Gathering:
@@ -28,11 +30,13 @@ class Gathering:
     Args:
         file: the terminal.
         clock: returns the time in seconds; the line changes ten times a second at most.
+        width: columns of the terminal; a line that wraps could not be taken away.
     """
 
-    def __init__(self, file: IO[str], clock: Callable[[], float]) -> None:
+    def __init__(self, file: IO[str], clock: Callable[[], float], width: int = 80) -> None:
         self._file = file
         self._clock = clock
+        self._width = width
         self._shown_at: float | None = None
 
     def show(self, tests: int) -> None:
@@ -41,7 +45,8 @@ class Gathering:
         if self._shown_at is None or now - self._shown_at >= 0.1:
             noun = "test waits" if tests == 1 else "tests wait"
             self._shown_at = now
-            self._file.write(f"\r\x1b[2K{_PREFIX}gathering: {tests:,} {noun} for answers")
+            line = _cut(f"{_PREFIX}gathering: {tests:,} {noun} for answers", self._width - 1)
+            self._file.write(f"\r\x1b[2K{line}")
             self._file.flush()
 
     def clear(self) -> None:
@@ -68,6 +73,18 @@ class _Shown:
     def running(self) -> bool:
         ended = self.status is not None and self.status.state is not JobState.RUNNING
         return self.job.state is JobState.RUNNING and not ended
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line of the live table."""
+
+    name: str
+    total: int
+    done: int
+    words: str
+    elapsed: str
+    job_id: str
 
 
 class Progress:
@@ -109,7 +126,7 @@ class Progress:
 
             console = Console(file=self._file, highlight=False)
             self._live = Live(
-                get_renderable=self._table,
+                get_renderable=lambda: self._table(console.width),
                 console=console,
                 refresh_per_second=2,
                 redirect_stdout=False,
@@ -181,32 +198,69 @@ class Progress:
 
             self._live.console.print(Text(_PREFIX + text), soft_wrap=True)
 
-    def _table(self) -> Table:
+    def _table(self, width: int) -> Table:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
-        table = Table.grid(padding=(0, 2))
-        for _ in range(4):
-            table.add_column(no_wrap=True)
-        table.add_column()  # gives way first
         # Without our lock: rich calls this under its own, which _tell takes under ours.
-        for shown in tuple(self._jobs.values()):
-            job, status = shown.job, shown.status
-            total = max(1, status.total if status and status.total else job.requests)
-            done = status.completed + status.failed if status else 0
-            words = _standing(status) if status else job.word
-            if job.state is not JobState.RUNNING:
-                done, words = total, job.word
-            until = job.ended_at or self._clock()
-            table.add_row(
-                Text(one_line(f"{job.provider} {job.model}")),
-                ProgressBar(total, min(done, total), width=12),
-                Text(one_line(words)),
-                Text(duration(until - shown.since)),
-                Text(one_line(job.id), no_wrap=True, overflow="ellipsis"),
-            )
+        rows = [self._row(shown) for shown in tuple(self._jobs.values())]
+        name, bar, job_id = _fitting(rows, width)
+        table = Table.grid(padding=(0, 2))
+        for row in rows:
+            cells: list[Text | ProgressBar] = [Text(_cut(row.name, name))]
+            if bar:
+                cells.append(ProgressBar(row.total, row.done, width=_BAR))
+            cells += [Text(row.words), Text(row.elapsed)]
+            if job_id:
+                cells.append(Text(_cut(row.job_id, job_id, (job_id - 1) // 2)))
+            table.add_row(*cells)
+        for column in table.columns:
+            column.no_wrap = True
         return table
+
+    def _row(self, shown: _Shown) -> _Row:
+        job, status = shown.job, shown.status
+        total = max(1, status.total if status and status.total else job.requests)
+        done = status.completed + status.failed if status else 0
+        words = _standing(status) if status else job.word
+        if job.state is not JobState.RUNNING:
+            done, words = total, job.word
+        return _Row(
+            name=one_line(f"{job.provider} {job.model}"),
+            total=total,
+            done=min(done, total),
+            words=one_line(words),
+            elapsed=duration((job.ended_at or self._clock()) - shown.since),
+            job_id=one_line(job.id),
+        )
+
+
+def _fitting(rows: Sequence[_Row], width: int) -> tuple[int, bool, int]:
+    """Return how wide names and IDs may be, and whether there is room for bars between them.
+
+    Counts and elapsed times stay whole: bars give way first, then IDs, then names, and at last the
+    IDs altogether.
+    """
+    columns = ("name", "job_id", "words", "elapsed")
+    widths = (max((len(getattr(row, one)) for row in rows), default=0) for one in columns)
+    name, job_id, words, elapsed = widths
+    room = width - words - elapsed - 3 * _GAP
+    bar = name + job_id + _BAR + _GAP <= room
+    if name + job_id > room:
+        job_id = max(_LEAST, room - name)
+    if name + job_id > room:
+        name = max(_LEAST, room - job_id)
+    if name + job_id > room:
+        name, job_id = max(_LEAST, room + _GAP), 0
+    return name, bar, job_id
+
+
+def _cut(text: str, width: int, tail: int = 0) -> str:
+    """Shorten a text to ``width``; keep so many characters of its end."""
+    if len(text) <= width:
+        return text
+    return text[: width - 1 - tail] + "…" + text[len(text) - tail :]
 
 
 def progress_on_stderr() -> Progress:

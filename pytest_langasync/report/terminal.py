@@ -19,7 +19,7 @@ from pytest_langasync.report.text import (
     shorten,
 )
 
-__all__ = ["Line", "escape", "estimate_lines", "failure_section", "summary_lines"]
+__all__ = ["Line", "escape", "estimate_lines", "failure_section", "notice", "summary_lines"]
 
 _LONGEST_TEXT = 600
 _NARROWEST_NAME = 16
@@ -34,6 +34,11 @@ class Line:
 
     text: str
     markup: Mapping[str, bool] = field(default_factory=dict)
+
+
+def notice(text: str) -> Line:
+    """Return a line that should be noticed."""
+    return Line(escape(text), _NOTICE)
 
 
 def summary_lines(summary: Summary, verbose: bool = False, width: int = 80) -> list[Line]:
@@ -96,7 +101,8 @@ def failure_section(calls: Iterable[tuple[Call, Answer]], *, started_at: float, 
     """Describe the calls of a failing test, safe for any terminal.
 
     Args:
-        started_at: when the run began, and ``now``, in seconds since the epoch.
+        started_at: when the run began, and ``now``, in seconds since the epoch. The age of a cached
+            answer is that at the beginning, as in the summary.
     """
     return "\n".join(
         line
@@ -109,14 +115,16 @@ def _described(
     number: int, call: Call, answer: Answer, started_at: float, now: float
 ) -> Iterable[str]:
     body = answer.body if isinstance(answer.body, Mapping) else {}
+    source = source_of(answer, started_at)
+    age = (started_at if source == "cache" else now) - (answer.bought_at or answer.received_at)
     asked, served = call.request.model, body.get("model")
     facts = [
         f"{asked} (served by {served})" if served and served != asked else asked,
         call.request.endpoint,
         "" if answer.ok else f"status {answer.status}",
         answer.job_id,
-        _SOURCES[source_of(answer, started_at)],
-        f"{duration(now - (answer.bought_at or answer.received_at))} old",
+        _SOURCES[source],
+        f"{duration(age)} old",
     ]
     yield f"[{number}] " + ", ".join(one_line(fact) for fact in facts if fact)
     yield from _quoted("asked   ", last_message(call.request.body))
@@ -169,10 +177,16 @@ def _table(summary: Summary, width: int) -> list[str]:
     if not summary.total.requests:
         rows = [row[: 2 + len(counts)] for row in rows]  # nothing has a price yet
     else:
-        percent = [head[:-1], *([*row[:-2], row[-1]] for row in body)]
-        fitting = (one for one in (rows, percent) if _narrowest(one) <= width)
-        rows = next(fitting, [row[:-2] for row in rows])  # the last line tells what was saved
+        # The last line tells what was saved in all; reports have the tokens.
+        last, tokens = len(head) - 1, (2 + len(counts), 3 + len(counts))
+        dropped = ((), (last,), (last, *tokens), (last, *tokens, last - 1))
+        tables = [[_without(row, places) for row in rows] for places in dropped]
+        rows = next((one for one in tables if _narrowest(one) <= width), tables[-1])
     return _aligned(rows, width) if shown else []
+
+
+def _without(row: Sequence[str], places: Sequence[int]) -> list[str]:
+    return [cell for place, cell in enumerate(row) if place not in places]
 
 
 def _narrowest(rows: Sequence[Sequence[str]]) -> int:
