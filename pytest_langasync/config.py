@@ -327,6 +327,17 @@ class Settings:
         """Whether batch mode is on."""
         return any(bool(getattr(self, mode)) for mode in MODES)
 
+    @property
+    def resumed(self) -> tuple[str, ...]:
+        """The IDs of the jobs to attach to; none where it is the last one, whatever its ID."""
+        given = "" if self.resume == "last" else self.resume
+        return tuple(job_id.strip() for job_id in given.split(",") if job_id.strip())
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing at all may be sent."""
+        return self.offline or self.estimate
+
     def oldest(self, now: float) -> float:
         """Return the moment before which an answer was bought too long ago, for a run at ``now``.
 

@@ -84,8 +84,7 @@ class Engine:
         self._changes: dict[str, dict[str, Any] | None] = {}
         self._generated: dict[str, dict[str, Any]] = {}
         self._desk = CallDesk(self.strands, self.ledger)
-        silent = settings.offline or settings.estimate
-        self._forks = ForkDesk(self._desk, self.strands, self.ledger.passed, silent=silent)
+        self._forks = ForkDesk(self._desk, self.strands, self.ledger.passed, settings.silent)
         self._interceptor = Interceptor(self._forks, self.strands)
         self._attempt: Attempt | None = None
         self._traces = TraceBuffer(self._is_parked)
@@ -106,9 +105,8 @@ class Engine:
                 has no ID of a known provider.
         """
         settings = self.settings
-        if settings.resume not in ("", "last"):
-            for job_id in settings.resume.split(","):
-                providers.by_job_id(job_id.strip())
+        for job_id in settings.resumed:
+            providers.by_job_id(job_id)
         self.store.open()
         self.replay = Replay(
             self.store,
@@ -116,7 +114,7 @@ class Engine:
             shared=settings.samples == "shared",
             tokens=settings.match_generated_ids,
             realtime=settings.realtime,
-            silent=settings.offline or settings.estimate,
+            silent=settings.silent,
             refresh=settings.refresh,
             max_age=settings.max_age,
             may_send=self._may_send,

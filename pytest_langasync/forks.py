@@ -27,7 +27,7 @@ class ForkDesk:
     """
 
     def __init__(
-        self, desk: Desk, strands: Strands, passed: Callable[[str, str], None], *, silent: bool
+        self, desk: Desk, strands: Strands, passed: Callable[[str, str], None], silent: bool
     ) -> None:
         self._desk, self._strands, self._passed, self._silent = desk, strands, passed, silent
         name = f"langasync-{os.getpid()}-{secrets.token_hex(8)}"

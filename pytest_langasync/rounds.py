@@ -125,7 +125,7 @@ class Rounds:
     def _resume(self, missing: Sequence[Pending]) -> bool:
         """Attach to the jobs that the person named; True when the cache did not know them all."""
         store, new = self._engine.store, False
-        for job_id in self._resumed():
+        for job_id in self._settings.resumed or self._last():
             known = store.job(job_id)
             new = new or known is None
             if known is None or known.state is JobState.RUNNING:
@@ -135,13 +135,11 @@ class Rounds:
                     raise ConfigurationError(f"--langasync-resume: {error}") from None
         return new
 
-    def _resumed(self) -> list[str]:
-        if self._settings.resume != "last":
-            return [job_id.strip() for job_id in self._settings.resume.split(",")]
+    def _last(self) -> tuple[str]:
         jobs = self._engine.store.jobs()
         if not jobs:
             raise ConfigurationError(
                 f"--langasync-resume=last: there is no job in {self._settings.cache}; "
                 "give the job's ID instead"
             )
-        return [jobs[-1].id]
+        return (jobs[-1].id,)
