@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TextIO
 
 from pytest_langasync import _files, masks, providers
-from pytest_langasync.config import duration
 from pytest_langasync.exceptions import ConfigurationError, LangasyncError
 from pytest_langasync.models import Credentials, Job, JobState
+from pytest_langasync.options import duration
 from pytest_langasync.pricing import PriceBook
 from pytest_langasync.report.text import answer_text, escape, last_message, money, one_line, shorten
 from pytest_langasync.report.text import duration as spell

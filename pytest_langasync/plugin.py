@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_langasync import hookspecs
-from pytest_langasync.config import OPTIONS, PREFIX, Settings, settings_from
+from pytest_langasync.config import Settings, settings_from
 from pytest_langasync.exceptions import ConfigurationError
+from pytest_langasync.options import OPTIONS, PREFIX
 
 if TYPE_CHECKING:
     from pytest_langasync.cases import Case

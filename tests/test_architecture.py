@@ -41,6 +41,7 @@ LAYERS = (
     {"store", "_disk", "_files", "_index", "_records", "_requests", "_spool", "_texts"},
     {"pricing", "masks"},
     {"config", "marker"},
+    {"options"},
     {"models"},
     {"exceptions"},
 )

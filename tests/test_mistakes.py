@@ -208,16 +208,6 @@ def test_the_sandbox_without_its_extra(suite: Suite) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_report_that_cannot_be_written(suite: Suite) -> None:
-    """The run is judged all the same."""
-    (suite.path / "run.json").mkdir()
-    suite.write(ONE_STEP)
-    result = suite.run("--langasync-report=run.json")
-    assert result.ret == 0 and verdict(result) == {"passed": 1}
-    (line,) = [one for one in result.outlines if one.startswith("--langasync-report: ")]
-    assert "cannot write run.json: " in line and "Traceback" not in output(result)
-
-
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody can fill")
 @pytest.mark.parametrize("options", [["--langasync-sandbox"], ["--langasync-realtime"]])
 def test_a_folder_that_cannot_be_made(suite: Suite, provider: Sandbox, options: list[str]) -> None:

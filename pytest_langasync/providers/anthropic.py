@@ -28,7 +28,8 @@ from pytest_langasync.providers._http import (
 
 __all__ = ["ANTHROPIC", "Anthropic"]
 
-JOB_HEADERS = ("anthropic-beta", "anthropic-user-profile-id", "anthropic-version")
+VERSION = "anthropic-version"
+JOB_HEADERS = ("anthropic-beta", "anthropic-user-profile-id", VERSION)
 NOT_IN_BATCHES = ("cache_hint", "context_hint", "previous_thread_event_id", "speed", "store")
 STATUS_OF_TYPE = {
     "invalid_request_error": 400,
@@ -67,7 +68,7 @@ class Anthropic:
 
     def key_headers(self, key: str) -> Mapping[str, str]:
         """Return the headers by which this key lets a request in."""
-        return {"x-api-key": key, "anthropic-version": "2023-06-01"}
+        return {"x-api-key": key, VERSION: "2023-06-01"}
 
     def lacks_key(self, error: BaseException) -> bool:
         """Return whether this is the SDK's complaint that it was given no key."""
@@ -128,6 +129,8 @@ class AnthropicClient:
     ) -> None:
         import anthropic
 
+        if VERSION not in dict(job_headers):  # a job that is known by its ID alone
+            job_headers = (*job_headers, (VERSION, "2023-06-01"))
         self._channel = Channel(anthropic, "Anthropic", base_url, credentials, job_headers, policy)
         self._sdk = anthropic.Anthropic(
             api_key=PLACEHOLDER_KEY,
