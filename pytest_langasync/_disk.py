@@ -102,7 +102,8 @@ class Disk:
         from filelock import FileLock
 
         self.prepare()
-        with FileLock(self.root / "state.lock", mode=0o600):
+        lock = self.root / "state.lock"
+        with _files.writing(lock), FileLock(lock, mode=0o600):
             state: dict[str, Any] = {**self.owner_state(), **changes}
             kept = {owner: value for owner, value in state.items() if value is not None}
             _files.write_document(self.root / "state.json", kept)
@@ -129,5 +130,5 @@ class Disk:
         paths = [self.root / "runs" / f"{run_id}.json" for run_id in self.run_ids()]
         old = [path for path in paths if path.stat().st_mtime < before]
         for path in old:
-            path.unlink()
+            _files.remove(path)
         return len(old)

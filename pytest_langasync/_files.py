@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -94,16 +95,19 @@ def replacing(path: Path) -> Iterator[Draft]:
     with writing(path):
         file = _open_private(draft, os.O_WRONLY | os.O_EXCL)
     try:
-        with contextlib.closing(file):
-            yield Draft(path, file)
-            with writing(path):
-                file.flush()
-                os.fsync(file.fileno())
+        yield Draft(path, file)
         with writing(path):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
             draft.replace(path)
             sync_dir(path.parent)
     except BaseException:
-        draft.unlink(missing_ok=True)
+        # Closing writes once more what a full disk had no room for.
+        with contextlib.suppress(OSError):
+            file.close()
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise
 
 
@@ -120,6 +124,13 @@ def remove(path: Path) -> None:
         if path.exists():
             path.unlink(missing_ok=True)
             sync_dir(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with its files durably."""
+    with writing(path):
+        shutil.rmtree(path)
+        sync_dir(path.parent)
 
 
 def dump(value: Any) -> bytes:

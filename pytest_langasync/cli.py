@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -197,7 +196,7 @@ class House:
         old = [job for job in self.store.jobs() if job.created_at < limit]
         ended = [job for job in old if job.state is not JobState.RUNNING]
         for job in ended:
-            shutil.rmtree(self.store.job_path(job.id))
+            _files.remove_folder(self.store.job_path(job.id))
         with self.store.lock():  # a text is written shortly before the request that has it
             self.store.forget_texts(min(limit, time.time() - HOUR))
         runs = self.store.forget_runs(limit)
