@@ -270,8 +270,7 @@ class Submitter:
     def _recover(self, asks: list[Ask], placed: Placed) -> list[Ask]:
         """Settle the open submissions that hold a wanted request; return what may go on."""
         for intent in self._store.intents():
-            keys = self._store.intent_keys(intent.nonce)
-            concerned = [ask for ask in asks if ask.pending.key in keys]
+            concerned = self._concerned(asks, intent)
             if not concerned:
                 continue
             try:
@@ -282,8 +281,19 @@ class Submitter:
                 if verdict is not Verdict.UNDECIDED:
                     continue
                 placed.undecided += concerned
-            asks = [ask for ask in asks if ask.pending.key not in keys]
+            held = {ask.pending.key for ask in concerned}
+            asks = [ask for ask in asks if ask.pending.key not in held]
         return asks
+
+    def _concerned(self, asks: list[Ask], intent: Intent) -> list[Ask]:
+        """Return what an open submission holds, or may hold where its requests are damaged."""
+        keys = self._store.intent_keys(intent.nonce)
+        held = [ask for ask in asks if ask.pending.key in keys]
+        if len(keys) >= intent.count:
+            return held
+        place = (intent.meta.provider, intent.meta.base_url)
+        there = (ask for ask in asks if (ask.pending.provider, ask.pending.base_url) == place)
+        return held + [ask for ask in there if ask.pending.key not in keys]
 
     def _settle(self, intent: Intent, pending: Pending) -> Found | Verdict:
         meta = intent.meta
