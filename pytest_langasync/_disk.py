@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pytest_langasync import _files
-from pytest_langasync import _records as records
 from pytest_langasync.exceptions import CacheError
 
 VERSION = 1
@@ -67,20 +66,6 @@ class Disk:
         self.prepare()
         _files.make_private_dir(self.job_path(job_id))
         return self.job_path(job_id)
-
-    def intent_requests(self, nonce: str) -> Path:
-        """Return where the requests of a submission lie while it is under way."""
-        return self.root / "intents" / f"{_files.safe_name(nonce)}.requests.jsonl"
-
-    def open_intents(self) -> Iterator[records.Intent]:
-        """Yield the submissions under way; a damaged one is reported and left out."""
-        for path in sorted((self.root / "intents").glob("*.json")):
-            try:
-                yield records.intent_from_document(_files.read_document(path))
-            except FileNotFoundError:
-                continue  # another process has settled it by now
-            except (ValueError, KeyError, TypeError) as error:
-                self.report(f"{path}: damaged ({error})")
 
     def folders(self, name: str) -> list[Path]:
         """Return the folders inside one of the cache's folders, sorted."""

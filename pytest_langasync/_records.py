@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_langasync import _files
 from pytest_langasync._texts import Texts
-from pytest_langasync.models import Job, JobState, Row, split_custom_id
+from pytest_langasync.models import Job, JobState, Request, Row, split_custom_id
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -146,6 +146,13 @@ def job_meta(job: Job) -> RequestMeta:
     return RequestMeta(job.provider, job.base_url, job.endpoint, job.headers, job.model)
 
 
+def request_meta(request: Request) -> RequestMeta:
+    """Return everything about a request but its body."""
+    return RequestMeta(
+        request.provider, request.base_url, request.endpoint, request.headers, request.model
+    )
+
+
 def request_line(
     custom_id: str, key: str, owner: str, occurrence: int, body: Any, **more: Any
 ) -> bytes:
@@ -164,6 +171,25 @@ def result_line(row: Row, received_at: float) -> bytes:
         "retryable": row.retryable,
     }
     return _files.encode_line(head, row.body)
+
+
+def account(
+    job: Job, heads: Iterable[Mapping[str, Any]], requests: Iterable[StoredRequest]
+) -> Finished:
+    """Return the account of a job from the heads of its results; of one key a success counts."""
+    best: dict[str, Mapping[str, Any]] = {}
+    for head in heads:
+        key = split_custom_id(head["custom_id"])[1]
+        if key not in best or head["status"] // 100 == 2:
+            best[key] = head
+    bad = {key: head for key, head in best.items() if head["status"] // 100 != 2}
+    return Finished(
+        job=job,
+        ok=len(best) - len(bad),
+        failed=len(bad),
+        retryable={key: head["status"] for key, head in bad.items() if head["retryable"]},
+        missing=tuple(request.key for request in requests if request.key not in best),
+    )
 
 
 def belongs(custom_id: str, job: Job, expected: set[str]) -> bool:

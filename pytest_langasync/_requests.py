@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from sys import intern
 from typing import Any
 
 from pytest_langasync import _files, masks
 from pytest_langasync import _records as records
-from pytest_langasync._disk import Disk
+from pytest_langasync._intents import Intents
 from pytest_langasync._records import StoredRequest
 from pytest_langasync._texts import Texts
-from pytest_langasync.models import Job
+from pytest_langasync.models import Job, Pending, make_custom_id
 
 
 class Requests:
@@ -21,7 +21,7 @@ class Requests:
     Without ``prompts`` only digests of the bodies are written.
     """
 
-    def __init__(self, disk: Disk, *, prompts: bool = True) -> None:
+    def __init__(self, disk: Intents, *, prompts: bool = True) -> None:
         self._disk = disk
         self._prompts = prompts
         self._texts = Texts(disk.root / "texts")
@@ -37,6 +37,13 @@ class Requests:
         if texts:
             more["texts"] = texts
         return records.request_line(custom_id, key, owner, occurrence, body, **more)
+
+    def lines(
+        self, nonce: str, pendings: Iterable[Pending], body: Callable[[str], Any]
+    ) -> Iterator[bytes]:
+        """Yield the lines of a submission; ``body`` returns the body of a key."""
+        for p in pendings:
+            yield self.line(make_custom_id(nonce, p.key), p.key, p.owner, p.occurrence, body(p.key))
 
     def forget_texts(self, before: float) -> int:
         """Remove large texts that no request has, written before then; return how many."""

@@ -36,7 +36,7 @@ LAYERS = (
     {"batch", "_plan", "_poll", "_submit", "_tidy"},
     {"providers"},
     {"intercept", "attempt", "replay", "renewal", "sse", "strands", "tracing"},
-    {"store", "_disk", "_files", "_index", "_records", "_requests", "_spool", "_texts"},
+    {"store", "_disk", "_files", "_index", "_intents", "_records", "_requests", "_spool", "_texts"},
     {"pricing", "masks"},
     {"config", "marker"},
     {"models"},
