@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,6 +173,42 @@ def result_line(row: Row, received_at: float) -> bytes:
     return _files.encode_line(head, row.body)
 
 
+def gather(
+    path: Path, rows: Iterable[Row], line: Callable[[Row], bytes | None]
+) -> tuple[dict[str, bool], int]:
+    """Add rows to a results file, all of them or, when ``rows`` raises, none.
+
+    Rows stored before stay; of several rows of one request the first success wins. ``line`` returns
+    None for a row of no known request. Returns whether each ``custom_id`` succeeded, and how many
+    rows were left out as unknown.
+    """
+    done: dict[str, bool] = {}
+    unknown = 0
+    with _files.replacing(path) as file:
+        for kept in _files.scan(path):
+            if kept is not None:
+                done[kept.head["custom_id"]] = 200 <= kept.head["status"] < 300
+                file.write(_files.raw_line(path, kept))
+        for row in rows:
+            ok = 200 <= row.status < 300
+            if row.custom_id in done and (done[row.custom_id] or not ok):
+                continue
+            written = line(row)
+            if written is None:
+                unknown += 1
+            else:
+                done[row.custom_id] = ok
+                file.write(written)
+    return done, unknown
+
+
+def counts(done: Mapping[str, bool], requests: int) -> dict[str, str]:
+    """Return the counts of an ended job for its ``metadata``."""
+    ok = sum(done.values())
+    found = {"answers": len(done), "ok": ok, "failed": len(done) - ok}
+    return {k: str(v) for k, v in {**found, "missing": max(0, requests - len(done))}.items()}
+
+
 def account(
     job: Job, heads: Iterable[Mapping[str, Any]], requests: Iterable[StoredRequest]
 ) -> Finished:
@@ -192,7 +228,7 @@ def account(
     )
 
 
-def belongs(custom_id: str, job: Job, expected: set[str]) -> bool:
+def belongs(custom_id: str, job: Job, expected: Collection[str]) -> bool:
     """Return whether a row answers a request of this job."""
     if custom_id in expected:
         return True

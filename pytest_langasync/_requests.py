@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from sys import intern
 from typing import Any
@@ -18,7 +18,7 @@ from pytest_langasync.models import Job, Pending, make_custom_id
 class Requests:
     """Request heads by job and, once asked for, by owner. Bodies stay on disk.
 
-    Without ``prompts`` only digests of the bodies are written.
+    Without ``prompts`` only digests of the bodies are written, and no answer repeats any of them.
     """
 
     def __init__(self, disk: Intents, *, prompts: bool = True) -> None:
@@ -37,6 +37,13 @@ class Requests:
         if texts:
             more["texts"] = texts
         return records.request_line(custom_id, key, owner, occurrence, body, **more)
+
+    def answer(self, body: Any, request: StoredRequest | Mapping[str, Any] | None) -> Any:
+        """Return the body of an answer as it is stored: without prompts, without their echo."""
+        if self._prompts:
+            return body
+        asked = request.body() if isinstance(request, StoredRequest) else request
+        return masks.without_echo(body, asked)
 
     def lines(
         self, nonce: str, pendings: Iterable[Pending], body: Callable[[str], Any]

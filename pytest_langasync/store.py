@@ -251,22 +251,17 @@ class Store(Intents):
 
         Rows stored before stay. Of several rows of one request the first success wins.
         """
-        folder, now, unknown = self.job_dir(job.id), self._clock(), 0
-        path, done = folder / "results.jsonl", {}
-        with _files.replacing(path) as file:
-            for line in _files.scan(path):
-                if line is not None:
-                    done[line.head["custom_id"]] = 200 <= line.head["status"] < 300
-                    file.write(_files.raw_line(path, line))
-            expected = {request.custom_id for request in self.requests_in(job.id)}
-            for row in rows:
-                ok = 200 <= row.status < 300
-                if not records.belongs(row.custom_id, job, expected):
-                    unknown += 1
-                elif row.custom_id not in done or (ok and not done[row.custom_id]):
-                    done[row.custom_id] = ok
-                    file.write(records.result_line(row, now))
-        facts = {**job.metadata, "answers": str(len(done))}
+        path, now = self.job_dir(job.id) / "results.jsonl", self._clock()
+        asked = {request.custom_id: request for request in self.requests_in(job.id)}
+
+        def line(row: Row) -> bytes | None:
+            if not records.belongs(row.custom_id, job, asked.keys()):
+                return None
+            body = self._requests.answer(row.body, asked.get(row.custom_id))
+            return records.result_line(replace(row, body=body), now)
+
+        done, unknown = records.gather(path, rows, line)
+        facts = {**job.metadata, **records.counts(done, max(job.requests, len(asked)))}
         ended = replace(
             job, state=state, word=word, reason=reason, metadata=facts, ended_at=job.ended_at or now
         )
@@ -311,7 +306,8 @@ class Store(Intents):
         """
         request, custom_id = call.request, make_custom_id(REALTIME_NONCE, call.key)
         received = answer.received_at or self._clock()
-        row = Row(custom_id, answer.status, answer.body, answer.request_id)
+        body = self._requests.answer(answer.body, request.body)
+        row = Row(custom_id, answer.status, body, answer.request_id)
         result, path = records.result_line(row, received), self._realtime / "results.jsonl"
         self.prepare()
         line = self._requests.line(

@@ -172,7 +172,7 @@ class TestDoctor:
         thread = threading.Thread(target=lambda: statuses.append(main(arguments, out)))
         with store.lock():
             thread.start()
-            while "waiting for it" not in out.getvalue():
+            while thread.is_alive() and "waiting for it" not in out.getvalue():
                 time.sleep(0.01)
             store.promote(intent.nonce, job)
         thread.join(10)

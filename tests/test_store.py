@@ -190,6 +190,8 @@ class TestAnswers:
         assert (finished.ok, finished.failed, finished.unknown) == (1, 2, 2)
         assert finished.retryable == {key_of(1): 503} and finished.missing == (key_of(3),)
         assert store.answer(key_of(9)) is None and store.in_flight(key_of(3)) is None
+        stored = json.loads((store.root / "jobs/batch_1/job.json").read_text())["metadata"]
+        assert stored == {"answers": "3", "ok": "1", "failed": "2", "missing": "1"}
 
     def test_a_download_that_breaks_off_leaves_the_job_running(self, store: Store) -> None:
         job = submit(store, job_of(), [1, 2])
