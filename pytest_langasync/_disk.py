@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pytest_langasync import _files
-from pytest_langasync import _records as records
 from pytest_langasync.exceptions import CacheError
 
 VERSION = 1
@@ -68,20 +67,6 @@ class Disk:
         _files.make_private_dir(self.job_path(job_id))
         return self.job_path(job_id)
 
-    def intent_requests(self, nonce: str) -> Path:
-        """Return where the requests of a submission lie while it is under way."""
-        return self.root / "intents" / f"{_files.safe_name(nonce)}.requests.jsonl"
-
-    def open_intents(self) -> Iterator[records.Intent]:
-        """Yield the submissions under way; a damaged one is reported and left out."""
-        for path in sorted((self.root / "intents").glob("*.json")):
-            try:
-                yield records.intent_from_document(_files.read_document(path))
-            except FileNotFoundError:
-                continue  # another process has settled it by now
-            except (ValueError, KeyError, TypeError) as error:
-                self.report(f"{path}: damaged ({error})")
-
     def folders(self, name: str) -> list[Path]:
         """Return the folders inside one of the cache's folders, sorted."""
         with contextlib.suppress(FileNotFoundError), os.scandir(self.root / name) as entries:
@@ -102,7 +87,8 @@ class Disk:
         from filelock import FileLock
 
         self.prepare()
-        with FileLock(self.root / "state.lock", mode=0o600):
+        lock = self.root / "state.lock"
+        with _files.writing(lock), FileLock(lock, mode=0o600):
             state: dict[str, Any] = {**self.owner_state(), **changes}
             kept = {owner: value for owner, value in state.items() if value is not None}
             _files.write_document(self.root / "state.json", kept)
@@ -129,5 +115,5 @@ class Disk:
         paths = [self.root / "runs" / f"{run_id}.json" for run_id in self.run_ids()]
         old = [path for path in paths if path.stat().st_mtime < before]
         for path in old:
-            path.unlink()
+            _files.remove(path)
         return len(old)

@@ -12,17 +12,23 @@ import json
 import os
 import re
 import secrets
+import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from pytest_langasync.exceptions import CacheError
 from pytest_langasync.models import canonical_json, digest
 
 _CRC = b',"crc":"'
 _BODY = b'","body":'
+COPY = ".copy"
+"""The end of the name of a document's copy."""
+DAMAGE = (OSError, ValueError, KeyError, TypeError)
+"""What reading a damaged document may raise."""
+T = TypeVar("T")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
@@ -94,16 +100,19 @@ def replacing(path: Path) -> Iterator[Draft]:
     with writing(path):
         file = _open_private(draft, os.O_WRONLY | os.O_EXCL)
     try:
-        with contextlib.closing(file):
-            yield Draft(path, file)
-            with writing(path):
-                file.flush()
-                os.fsync(file.fileno())
+        yield Draft(path, file)
         with writing(path):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
             draft.replace(path)
             sync_dir(path.parent)
     except BaseException:
-        draft.unlink(missing_ok=True)
+        # Closing writes once more what a full disk had no room for.
+        with contextlib.suppress(OSError):
+            file.close()
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise
 
 
@@ -120,6 +129,13 @@ def remove(path: Path) -> None:
         if path.exists():
             path.unlink(missing_ok=True)
             sync_dir(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with its files durably."""
+    with writing(path):
+        shutil.rmtree(path)
+        sync_dir(path.parent)
 
 
 def dump(value: Any) -> bytes:
@@ -147,6 +163,39 @@ def read_document(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.pop("crc", None) != _document_crc(document):
         raise ValueError("its checksum does not match")
     return document
+
+
+def copy_of(path: Path) -> Path:
+    """Return where the copy of a document lies."""
+    return path.with_name(path.name + COPY)
+
+
+def write_twice(path: Path, document: Mapping[str, Any]) -> None:
+    """Replace a JSON object and its copy: one damaged file loses nothing."""
+    write_document(copy_of(path), document)
+    write_document(path, document)
+
+
+def read_either(
+    path: Path, parse: Callable[[Mapping[str, Any]], T], report: Callable[[str], None]
+) -> T:
+    """Return what ``parse`` makes of a document that was written twice.
+
+    Raises:
+        FileNotFoundError: there is neither.
+        ValueError, KeyError, TypeError, OSError: neither can be read.
+    """
+    try:
+        return parse(read_document(path))
+    except DAMAGE as error:
+        first = error
+    try:
+        found = parse(read_document(copy_of(path)))
+    except DAMAGE as error:
+        raise (error if isinstance(first, FileNotFoundError) else first) from None
+    if not isinstance(first, FileNotFoundError):
+        report(f"{path}: damaged ({first}); its copy is read")
+    return found
 
 
 def encode_line(head: Mapping[str, Any], body: Any) -> bytes:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_langasync import _files
 from pytest_langasync._texts import Texts
-from pytest_langasync.models import Job, JobState, Row, split_custom_id
+from pytest_langasync.models import Job, JobState, Request, Row, split_custom_id
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -146,6 +146,13 @@ def job_meta(job: Job) -> RequestMeta:
     return RequestMeta(job.provider, job.base_url, job.endpoint, job.headers, job.model)
 
 
+def request_meta(request: Request) -> RequestMeta:
+    """Return everything about a request but its body."""
+    return RequestMeta(
+        request.provider, request.base_url, request.endpoint, request.headers, request.model
+    )
+
+
 def request_line(
     custom_id: str, key: str, owner: str, occurrence: int, body: Any, **more: Any
 ) -> bytes:
@@ -166,7 +173,62 @@ def result_line(row: Row, received_at: float) -> bytes:
     return _files.encode_line(head, row.body)
 
 
-def belongs(custom_id: str, job: Job, expected: set[str]) -> bool:
+def gather(
+    path: Path, rows: Iterable[Row], line: Callable[[Row], bytes | None]
+) -> tuple[dict[str, bool], int]:
+    """Add rows to a results file, all of them or, when ``rows`` raises, none.
+
+    Rows stored before stay; of several rows of one request the first success wins. ``line`` returns
+    None for a row of no known request. Returns whether each ``custom_id`` succeeded, and how many
+    rows were left out as unknown.
+    """
+    done: dict[str, bool] = {}
+    unknown = 0
+    with _files.replacing(path) as file:
+        for kept in _files.scan(path):
+            if kept is not None:
+                done[kept.head["custom_id"]] = 200 <= kept.head["status"] < 300
+                file.write(_files.raw_line(path, kept))
+        for row in rows:
+            ok = 200 <= row.status < 300
+            if row.custom_id in done and (done[row.custom_id] or not ok):
+                continue
+            written = line(row)
+            if written is None:
+                unknown += 1
+            else:
+                done[row.custom_id] = ok
+                file.write(written)
+    return done, unknown
+
+
+def counts(done: Mapping[str, bool], requests: int) -> dict[str, str]:
+    """Return the counts of an ended job for its ``metadata``."""
+    ok = sum(done.values())
+    found = {"answers": len(done), "ok": ok, "failed": len(done) - ok}
+    return {k: str(v) for k, v in {**found, "missing": max(0, requests - len(done))}.items()}
+
+
+def account(
+    job: Job, heads: Iterable[Mapping[str, Any]], requests: Iterable[StoredRequest]
+) -> Finished:
+    """Return the account of a job from the heads of its results; of one key a success counts."""
+    best: dict[str, Mapping[str, Any]] = {}
+    for head in heads:
+        key = split_custom_id(head["custom_id"])[1]
+        if key not in best or head["status"] // 100 == 2:
+            best[key] = head
+    bad = {key: head for key, head in best.items() if head["status"] // 100 != 2}
+    return Finished(
+        job=job,
+        ok=len(best) - len(bad),
+        failed=len(bad),
+        retryable={key: head["status"] for key, head in bad.items() if head["retryable"]},
+        missing=tuple(request.key for request in requests if request.key not in best),
+    )
+
+
+def belongs(custom_id: str, job: Job, expected: Collection[str]) -> bool:
     """Return whether a row answers a request of this job."""
     if custom_id in expected:
         return True

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from sys import intern
 from typing import Any
 
 from pytest_langasync import _files, masks
 from pytest_langasync import _records as records
-from pytest_langasync._disk import Disk
+from pytest_langasync._intents import Intents
 from pytest_langasync._records import StoredRequest
 from pytest_langasync._texts import Texts
-from pytest_langasync.models import Job
+from pytest_langasync.models import Job, Pending, make_custom_id
 
 
 class Requests:
     """Request heads by job and, once asked for, by owner. Bodies stay on disk.
 
-    Without ``prompts`` only digests of the bodies are written.
+    Without ``prompts`` only digests of the bodies are written, and no answer repeats any of them.
     """
 
-    def __init__(self, disk: Disk, *, prompts: bool = True) -> None:
+    def __init__(self, disk: Intents, *, prompts: bool = True) -> None:
         self._disk = disk
         self._prompts = prompts
         self._texts = Texts(disk.root / "texts")
@@ -37,6 +37,20 @@ class Requests:
         if texts:
             more["texts"] = texts
         return records.request_line(custom_id, key, owner, occurrence, body, **more)
+
+    def answer(self, body: Any, request: StoredRequest | Mapping[str, Any] | None) -> Any:
+        """Return the body of an answer as it is stored: without prompts, without their echo."""
+        if self._prompts:
+            return body
+        asked = request.body() if isinstance(request, StoredRequest) else request
+        return masks.without_echo(body, asked)
+
+    def lines(
+        self, nonce: str, pendings: Iterable[Pending], body: Callable[[str], Any]
+    ) -> Iterator[bytes]:
+        """Yield the lines of a submission; ``body`` returns the body of a key."""
+        for p in pendings:
+            yield self.line(make_custom_id(nonce, p.key), p.key, p.owner, p.occurrence, body(p.key))
 
     def forget_texts(self, before: float) -> int:
         """Remove large texts that no request has, written before then; return how many."""

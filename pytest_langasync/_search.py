@@ -76,8 +76,7 @@ class Search:
         """
         undecided: list[Ask] = []
         for intent in self._store.intents():
-            keys = self._store.intent_keys(intent.nonce)
-            concerned = [ask for ask in asks if ask.pending.key in keys]
+            concerned = self._concerned(asks, intent)
             if not concerned:
                 continue
             try:
@@ -88,8 +87,19 @@ class Search:
                 if verdict is not Verdict.UNDECIDED:
                     continue
                 undecided += concerned
-            asks = [ask for ask in asks if ask.pending.key not in keys]
+            held = {ask.pending.key for ask in concerned}
+            asks = [ask for ask in asks if ask.pending.key not in held]
         return asks, undecided
+
+    def _concerned(self, asks: list[Ask], intent: Intent) -> list[Ask]:
+        """Return what an open submission holds, or may hold where its requests are damaged."""
+        keys = self._store.intent_keys(intent.nonce)
+        held = [ask for ask in asks if ask.pending.key in keys]
+        if len(keys) >= intent.count:
+            return held
+        place = (intent.meta.provider, intent.meta.base_url)
+        there = (ask for ask in asks if (ask.pending.provider, ask.pending.base_url) == place)
+        return held + [ask for ask in there if ask.pending.key not in keys]
 
     def _settle(self, intent: Intent, pending: Pending) -> Found | Verdict:
         meta = intent.meta

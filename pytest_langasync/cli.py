@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,13 +16,14 @@ from pathlib import Path
 from typing import TextIO
 
 from pytest_langasync import _files, masks, providers
+from pytest_langasync.config import suite_of
 from pytest_langasync.exceptions import ConfigurationError, LangasyncError
 from pytest_langasync.models import Credentials, Job, JobState
 from pytest_langasync.options import duration
 from pytest_langasync.pricing import PriceBook
 from pytest_langasync.report.text import answer_text, escape, last_message, money, one_line, shorten
 from pytest_langasync.report.text import duration as spell
-from pytest_langasync.store import Intent, Store
+from pytest_langasync.store import Store
 
 __all__ = ["main"]
 
@@ -197,7 +197,7 @@ class House:
         old = [job for job in self.store.jobs() if job.created_at < limit]
         ended = [job for job in old if job.state is not JobState.RUNNING]
         for job in ended:
-            shutil.rmtree(self.store.job_path(job.id))
+            _files.remove_folder(self.store.job_path(job.id))
         with self.store.lock():  # a text is written shortly before the request that has it
             self.store.forget_texts(min(limit, time.time() - HOUR))
         runs = self.store.forget_runs(limit)
@@ -210,18 +210,10 @@ class House:
         """Check everything; with ``--forget``, give up a submission in doubt."""
         if options.forget:
             return self._forget(options.forget)
-        trouble = [f"damage: {problem}" for problem in self.store.problems]
         jobs = self.store.jobs()
-        for intent in self.store.intents():
-            trouble.append(
-                f"in doubt: submission {intent.nonce} of {intent.count} requests to "
-                f"{intent.meta.base_url}, {spell(time.time() - intent.created_at)} ago. The next "
-                "run looks for it at the provider and buys nothing of it before; to give it up: "
-                f"doctor --forget {intent.nonce}"
-            )
         running = [job for job in jobs if job.state is JobState.RUNNING]
         self.write(f"cache: {self.store.root.resolve()}, {len(jobs)} jobs, {len(running)} running")
-        trouble += self._ask_about(running)
+        trouble = [*self._damage(), *self._in_doubt(), *self._ask_about(running)]
         trouble += self._orphans(jobs)
         for provider in providers.providers():
             found = [name for name in provider.key_variables if os.environ.get(name)]
@@ -230,6 +222,32 @@ class House:
             self.write(line)
         self.write("something needs you: see above" if trouble else "all is well")
         return 1 if trouble else 0
+
+    def _damage(self) -> list[str]:
+        """Read every file, and tell of those that are damaged."""
+        self.store.request("")  # reads all requests
+        self.store.owner_state()
+        list(self.store.runs())
+        problems = [*self.store.losses(), *self.store.problems]
+        return [f"damage: {problem}" for problem in problems]
+
+    def _in_doubt(self) -> list[str]:
+        """Tell of submissions that nobody works at; another process's own are none of them."""
+        if not self.store.nonces():
+            return []
+        try:
+            with self.store.lock(_busy):
+                intents = list(self.store.open_intents())
+        except _BusyError:
+            self.write("another process is submitting")
+            return []
+        return [
+            f"in doubt: submission {intent.nonce} of {intent.count} requests to "
+            f"{intent.meta.base_url}, {spell(time.time() - intent.created_at)} ago. The next "
+            "run looks for it at the provider and buys nothing of it before; to give it up: "
+            f"doctor --forget {intent.nonce}"
+            for intent in intents
+        ]
 
     def _ask_about(self, running: Iterable[Job]) -> Iterable[str]:
         for job in running:
@@ -247,15 +265,20 @@ class House:
 
     def _orphans(self, jobs: Sequence[Job]) -> Iterable[str]:
         """Tell of batches that this suite has at its providers and this cache does not know."""
-        known = {job.id for job in jobs} | {""}
-        suites = {job.metadata.get("suite") for job in jobs} - {None}
-        for name, base_url in sorted({(job.provider, job.base_url) for job in jobs}):
+        known, open_ = {job.id for job in jobs}, set(self.store.nonces())
+        suites = {
+            suite_of(self.store.root.resolve().parent),
+            *(job.metadata.get("suite") for job in jobs),
+        } - {None}
+        for name, base_url in sorted({(job.provider, job.base_url) for job in jobs} | _usual()):
             if not any(os.environ.get(v) for v in providers.by_name(name).key_variables):
                 continue
             client = self._client(name, base_url, ())
             try:
-                for found in client.find(time.time() - MONTH):
-                    if found.suite in suites and found.job_id not in known:
+                there = client.find(time.time() - MONTH) if client.has_batch_api() else ()
+                for found in there:
+                    ours = found.suite in suites and found.nonce not in open_
+                    if ours and found.job_id not in known:
                         yield (
                             f"orphan: {found.job_id} ({found.total} requests) at {base_url} is of "
                             f"this suite and not in this cache: pytest --langasync-resume="
@@ -267,13 +290,30 @@ class House:
                 client.close()
 
     def _forget(self, nonce: str) -> int:
-        known: dict[str, Intent] = {intent.nonce: intent for intent in self.store.intents()}
-        if nonce not in known:
-            raise ConfigurationError(
-                f"no submission {nonce!r} is in doubt"
-                + (f"; those in doubt are {', '.join(known)}" if known else "")
-            )
-        with self.store.lock():
+        if nonce not in self.store.nonces():
+            raise ConfigurationError(self._not_in_doubt(nonce))
+        with self.store.lock(lambda: self.write("another process is submitting: waiting for it")):
+            # Only now is it sure that nobody is about to settle it.
+            if nonce not in self.store.nonces():
+                raise ConfigurationError(self._not_in_doubt(nonce))
+            count = len(self.store.intent_keys(nonce))
             self.store.drop_intent(nonce)
-        self.write(f"forgotten: the {known[nonce].count} requests of {nonce} will be bought anew")
+        self.write(f"forgotten: the {count} requests of {nonce} will be bought anew")
         return 0
+
+    def _not_in_doubt(self, nonce: str) -> str:
+        job = next((job for job in self.store.jobs() if job.nonce == nonce), None)
+        others = ", ".join(self.store.nonces())
+        return (
+            f"no submission {nonce!r} is in doubt"
+            + (f": it is the job {job.id}" if job else "")
+            + (f"; those in doubt are {others}" if others else "")
+        )
+
+
+class _BusyError(Exception):
+    """Another process holds the lock of the cache."""
+
+
+def _busy() -> None:
+    raise _BusyError

@@ -154,8 +154,8 @@ class Foreman:
             self._inbox.put(None)
         except BaseException as error:  # raised again by whoever leads the run
             self.error, member.gone = error, True
-            member.line.close()  # else it would wait for a reply for ever
             self.stop()
+            member.line.close()  # else it would wait for a reply for ever
 
     def _take(self, member: Member, message: dict[str, Any]) -> None:
         match message["kind"]:

@@ -18,7 +18,7 @@ from pytest_langasync.models import canonical_json, digest
 
 __all__ = [
     "changed_paths", "difference", "digests", "is_digests", "mask", "nearest", "replace_tokens",
-    "same_but_for_tokens",
+    "same_but_for_tokens", "with_echo", "without_echo",
 ]  # fmt: skip
 
 # ---- tokens
@@ -145,6 +145,33 @@ def digests(body: Mapping[str, Any]) -> dict[str, Any]:
 def is_digests(body: Any) -> bool:
     """Return whether a stored body is what ``digests`` made of it."""
     return isinstance(body, Mapping) and isinstance(body.get(_DIGESTS), Mapping)
+
+
+_ECHO = "$langasync_echo"
+_ECHOED = frozenset(
+    ("input", "instructions", "metadata", "prompt", "prompt_cache_key", "safety_identifier",
+     "text", "tools", "user")
+)  # fmt: skip
+"""What a response of the Responses API may repeat of its request."""
+
+
+def without_echo(answer: Any, request: Mapping[str, Any] | None) -> Any:
+    """Return the body of an answer without what it repeats of its request.
+
+    ``request`` may be digests; None where it is not known.
+    """
+    if not isinstance(answer, Mapping) or answer.get("object") != "response":
+        return answer
+    # The instructions may also be those of a prompt that is kept at the provider.
+    names = _ECHOED if request is None else _ECHOED & {*request, "instructions"}
+    return {k: {_ECHO: True} if v and k in names else v for k, v in answer.items()}
+
+
+def with_echo(answer: Any, request: Mapping[str, Any]) -> Any:
+    """Return the body of an answer with what ``without_echo`` left out, as the request has it."""
+    if not isinstance(answer, Mapping):
+        return answer
+    return {k: request.get(k) if v == {_ECHO: True} else v for k, v in answer.items()}
 
 
 def same_but_for_tokens(old: Any, new: Any) -> dict[str, str] | None:

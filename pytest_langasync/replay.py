@@ -259,7 +259,8 @@ class Attempt:
         if answer.key in self.replay.fresh.get(self.scope, ()):
             strand.inform()
         self.used.append((slot[0], call, answer))
-        return answer
+        # What is not to be on disk, nor in a report, the call has brought along.
+        return dataclasses.replace(answer, body=masks.with_echo(answer.body, call.request.body))
 
     def _twin(self, call: Call) -> Answer | None:
         """Return an unused answer whose request is equal but for generated identifiers."""

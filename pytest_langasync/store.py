@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 import threading
 import time
@@ -14,11 +13,12 @@ from typing import Any
 
 from pytest_langasync import _files
 from pytest_langasync import _records as records
-from pytest_langasync._disk import Disk
 from pytest_langasync._index import Index
+from pytest_langasync._intents import Intents
 from pytest_langasync._records import Entry, Finished, Intent, ResultFile, StoredRequest
 from pytest_langasync._requests import Requests
 from pytest_langasync._spool import Spool
+from pytest_langasync.exceptions import CacheError
 from pytest_langasync.models import (
     Answer,
     Call,
@@ -35,7 +35,7 @@ __all__ = ["Finished", "Intent", "Store", "StoredRequest"]
 REALTIME_NONCE = "realtime"
 
 
-class Store(Disk):
+class Store(Intents):
     """Answers, jobs and intents under one directory, shared by any number of processes.
 
     ``clock`` returns seconds since the epoch; without ``prompts`` only digests of requests are
@@ -54,6 +54,10 @@ class Store(Disk):
         self._jobs: dict[str, Job] = {}
         self._seen: dict[Path, object] = {}
         self._in_flight: dict[str, str] = {}
+        self._mendable: set[Path] = set()
+        """Documents of jobs that lack a whole copy of themselves."""
+        self._lost: set[Path] = set()
+        """Folders of jobs that cannot be read."""
         self._requests = Requests(self, prompts=prompts)
         self._realtime = root / "realtime" / secrets.token_hex(6)
         self._submit_lock: Any = None
@@ -138,7 +142,8 @@ class Store(Disk):
     def lock(self, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
         """Hold the lock of this cache for a whole submission; it dies with its process.
 
-        ``on_wait`` is called once when another process holds it.
+        What a crash left half done is completed first. ``on_wait`` is called once when another
+        process holds the lock.
         """
         from filelock import FileLock, Timeout
 
@@ -153,50 +158,53 @@ class Store(Disk):
                     on_wait()
                 self._submit_lock.acquire()
         try:
+            self._settle()
             yield
         finally:
             self._submit_lock.release()
 
+    def _settle(self) -> None:
+        self.refresh()
+        known = {job.nonce: job for job in self.jobs() if job.nonce}
+        for nonce in known.keys() & set(self.nonces()):
+            self.promote(nonce, known[nonce])
+        self.sweep_intents()
+        for path in sorted(self._mendable):
+            with contextlib.suppress(*_files.DAMAGE):
+                _files.write_twice(path, _files.read_either(path, dict, self.report))
+            self._load_job(path.parent)
+
     def write_intent(self, intent: Intent, pendings: Iterable[Pending]) -> None:
         """Note a submission durably, with its requests taken from the spool."""
-        folder = self.dir("intents")
-        lines = (
-            self._requests.line(
-                make_custom_id(intent.nonce, p.key), p.key, p.owner, p.occurrence,
-                self.spooled(p.key),
-            )
-            for p in pendings
-        )  # fmt: skip
-        _files.write_lines(self.intent_requests(intent.nonce), lines)
-        _files.write_document(folder / f"{intent.nonce}.json", records.intent_document(intent))
+        self.note(intent, self._requests.lines(intent.nonce, pendings, self.spooled))
 
     def intents(self) -> list[Intent]:
-        """Return the submissions whose outcome is open; call it with the lock held.
+        """Return the submissions whose outcome is open.
 
-        Those whose job was written before a crash are completed, leftovers removed.
+        Raises:
+            CacheError: something was bought of which no file can be read: nothing may be bought.
         """
-        folder = self.root / "intents"
-        known = {job.nonce: job for job in self.jobs() if job.nonce}
-        open_: list[Intent] = []
-        for intent in self.open_intents():
-            if intent.nonce in known:
-                self.promote(intent.nonce, known[intent.nonce])
-            else:
-                open_.append(intent)
-        for path in folder.glob("*.requests.jsonl"):
-            if not path.with_name(path.name.removesuffix(".requests.jsonl") + ".json").exists():
-                _files.remove(path)
-        return open_
+        for problem in self.losses():
+            raise CacheError(problem)
+        return list(self.open_intents())
 
-    def intent_keys(self, nonce: str) -> frozenset[str]:
-        """Return the keys of the requests of an open submission."""
-        lines = _files.scan(self.intent_requests(nonce))
-        return frozenset(line.head["key"] for line in lines if line)
+    def losses(self) -> list[str]:
+        """Return a line for each submission and job whose files are all damaged."""
+        lines = self.lost_intents()
+        for folder in sorted(self._lost):
+            requests = _files.scan(folder / "requests.jsonl")
+            if any(line and self.peek(line.head["key"]) is None for line in requests):
+                lines.append(
+                    f"job {folder.name} cannot be read, and not all of its answers are here. "
+                    "Nothing is bought before it is taken in again (pytest --langasync-resume="
+                    f"{folder.name}) or {folder} is removed"
+                )
+        return lines
 
     def promote(self, nonce: str, job: Job) -> Job:
         """Turn an intent into a job. After a crash in the middle, do it again."""
         folder = self.job_dir(job.id)
-        _files.write_document(folder / "job.json", records.job_document(job))
+        _files.write_twice(folder / "job.json", records.job_document(job))
         source = self.intent_requests(nonce)
         if source.exists():
             with _files.writing(source):
@@ -207,31 +215,27 @@ class Store(Disk):
         self._load_job(folder)
         return self._jobs[job.id]
 
-    def drop_intent(self, nonce: str) -> None:
-        """Remove an intent whose batch does not exist, or is a job by now."""
-        _files.remove(self.root / "intents" / f"{_files.safe_name(nonce)}.json")
-        _files.remove(self.intent_requests(nonce))
-
     # Jobs
 
     def adopt(self, job: Job, custom_ids: Iterable[str] | None = None) -> Job:
         """Take in a job known by its ID; ``custom_ids`` are its requests where they are known."""
         folder = self.job_dir(job.id)
-        if custom_ids is not None:
+        # What a damaged job was known to have asked tells more than the provider can.
+        if custom_ids is not None and not (folder / "requests.jsonl").exists():
             lines = (
                 records.request_line(custom_id, split_custom_id(custom_id)[1], "", 0, None)
                 for custom_id in sorted(custom_ids)
                 if split_custom_id(custom_id)[1]
             )
             _files.write_lines(folder / "requests.jsonl", lines)
-        _files.write_document(folder / "job.json", records.job_document(job))
+        _files.write_twice(folder / "job.json", records.job_document(job))
         self._load_job(folder)
         return self._jobs[job.id]
 
     def update_job(self, job: Job) -> None:
         """Write a job's new status."""
         folder = self.job_dir(job.id)
-        _files.write_document(folder / "job.json", records.job_document(job))
+        _files.write_twice(folder / "job.json", records.job_document(job))
         self._load_job(folder)
 
     def finish(
@@ -247,22 +251,17 @@ class Store(Disk):
 
         Rows stored before stay. Of several rows of one request the first success wins.
         """
-        folder, now, unknown = self.job_dir(job.id), self._clock(), 0
-        path, done = folder / "results.jsonl", {}
-        with _files.replacing(path) as file:
-            for line in _files.scan(path):
-                if line is not None:
-                    done[line.head["custom_id"]] = 200 <= line.head["status"] < 300
-                    file.write(_files.raw_line(path, line))
-            expected = {request.custom_id for request in self.requests_in(job.id)}
-            for row in rows:
-                ok = 200 <= row.status < 300
-                if not records.belongs(row.custom_id, job, expected):
-                    unknown += 1
-                elif row.custom_id not in done or (ok and not done[row.custom_id]):
-                    done[row.custom_id] = ok
-                    file.write(records.result_line(row, now))
-        facts = {**job.metadata, "answers": str(len(done))}
+        path, now = self.job_dir(job.id) / "results.jsonl", self._clock()
+        asked = {request.custom_id: request for request in self.requests_in(job.id)}
+
+        def line(row: Row) -> bytes | None:
+            if not records.belongs(row.custom_id, job, asked.keys()):
+                return None
+            body = self._requests.answer(row.body, asked.get(row.custom_id))
+            return records.result_line(replace(row, body=body), now)
+
+        done, unknown = records.gather(path, rows, line)
+        facts = {**job.metadata, **records.counts(done, max(job.requests, len(asked)))}
         ended = replace(
             job, state=state, word=word, reason=reason, metadata=facts, ended_at=job.ended_at or now
         )
@@ -271,20 +270,9 @@ class Store(Disk):
 
     def outcome(self, job_id: str) -> Finished:
         """Return the account of a job from what is stored. Raises ``KeyError``."""
-        best: dict[str, dict[str, Any]] = {}
-        for line in _files.scan(self.job_path(job_id) / "results.jsonl"):
-            if line is not None:
-                key = split_custom_id(line.head["custom_id"])[1]
-                if key not in best or line.head["status"] // 100 == 2:
-                    best[key] = line.head
-        bad = {key: head for key, head in best.items() if head["status"] // 100 != 2}
-        return Finished(
-            job=self._jobs[job_id],
-            ok=len(best) - len(bad),
-            failed=len(bad),
-            retryable={key: head["status"] for key, head in bad.items() if head["retryable"]},
-            missing=tuple(r.key for r in self.requests_in(job_id) if r.key not in best),
-        )
+        lines = _files.scan(self.job_path(job_id) / "results.jsonl")
+        heads = (line.head for line in lines if line)
+        return records.account(self._jobs[job_id], heads, self.requests_in(job_id))
 
     def requests_in(self, job_id: str) -> list[StoredRequest]:
         """Return the requests of a job in the order in which they were sent."""
@@ -293,9 +281,11 @@ class Store(Disk):
             return self._requests.of_job(job) if job else []
 
     def contents_known(self, job_id: str) -> bool:
-        """Return whether the requests of a job are known, not only its ID."""
+        """Return whether all requests of a job are known, not only its ID."""
         job = self.job(job_id)
-        return job is not None and self._requests.path(job).exists()
+        if job is None or not self._requests.path(job).exists():
+            return False
+        return len(self.requests_in(job_id)) >= job.requests
 
     def forget_requests(self, job_id: str) -> None:
         """Give back the disk space of the requests of a job in which nothing ran."""
@@ -315,15 +305,18 @@ class Store(Disk):
         ``owner`` is whose request it is; ``call.owner`` may be empty where samples are shared.
         """
         request, custom_id = call.request, make_custom_id(REALTIME_NONCE, call.key)
-        meta = records.RequestMeta(
-            request.provider, request.base_url, request.endpoint, request.headers, request.model
-        )
         received = answer.received_at or self._clock()
-        row = Row(custom_id, answer.status, answer.body, answer.request_id)
+        body = self._requests.answer(answer.body, request.body)
+        row = Row(custom_id, answer.status, body, answer.request_id)
         result, path = records.result_line(row, received), self._realtime / "results.jsonl"
         self.prepare()
         line = self._requests.line(
-            custom_id, call.key, owner, call.occurrence, request.body, meta=meta._asdict()
+            custom_id,
+            call.key,
+            owner,
+            call.occurrence,
+            request.body,
+            meta=records.request_meta(request)._asdict(),
         )
         with self._guard:
             _files.make_private_dir(self._realtime)
@@ -360,24 +353,37 @@ class Store(Disk):
 
     def _load_job(self, folder: Path) -> None:
         # job.json first: it is written last, so that what it promises is there.
-        names = ("job.json", "results.jsonl", "requests.jsonl")
-        state = tuple(_files.signature(folder / name) for name in names)
+        path = folder / "job.json"
+        names = (path, _files.copy_of(path), folder / "results.jsonl", folder / "requests.jsonl")
+        state = tuple(_files.signature(name) for name in names)
         with self._guard:
-            if not any(state[0]) or not self._changed(folder, state):
+            if not any(state[0] + state[1]) or not self._changed(folder, state):
                 return
+            self._mendable.discard(path)
+            self._lost.discard(folder)
+
+            def damaged(problem: str) -> None:
+                self.report(problem)
+                self._mendable.add(path)
+
             try:
-                job = records.job_from_document(_files.read_document(folder / "job.json"))
+                job = _files.read_either(path, records.job_from_document, damaged)
                 if _files.safe_name(job.id) != folder.name:
                     raise ValueError("it is of another job")
-            except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
-                self.report(f"{folder / 'job.json'}: damaged ({error})")
+            except _files.DAMAGE as error:
+                self.report(f"{path}: damaged ({error}), without a whole copy")
+                self._lost.add(folder)
+                # Whatever else is lost, what was bought is an answer.
+                self._index.load(ResultFile(folder / "results.jsonl", folder.name, 0.0))
                 return
-            path = folder / "results.jsonl"
-            whole = self._index.load(ResultFile(path, job.id, job.created_at))
+            results = folder / "results.jsonl"
+            whole = self._index.load(ResultFile(results, job.id, job.created_at))
             if job.state is JobState.ENDED and whole < int(job.metadata.get("answers", 0)):
                 # The provider may still have what the disk lost: collect the job once more.
-                self.report(f"{path}: answers are missing; the job is collected again")
+                self.report(f"{results}: answers are missing; the job is collected again")
                 job = replace(job, state=JobState.RUNNING)
+            if job.state is JobState.RUNNING and not any(state[1]):
+                self._mendable.add(path)  # written by an earlier version, or cut off in between
             self._track(job)
 
     def _track(self, job: Job) -> None:

@@ -38,7 +38,7 @@ LAYERS = (
     {"batch", "_outcome", "_plan", "_poll", "_search", "_submit", "_tidy"},
     {"providers"},
     {"intercept", "attempt", "replay", "renewal", "sse", "strands", "lineage", "tracing"},
-    {"store", "_disk", "_files", "_index", "_records", "_requests", "_spool", "_texts"},
+    {"store", "_disk", "_files", "_index", "_intents", "_records", "_requests", "_spool", "_texts"},
     {"pricing", "masks"},
     {"config", "marker"},
     {"options"},

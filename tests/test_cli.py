@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from conftest import Suite
 from test_defer import BATCH, CLAUDE, ONE_STEP, TWO_STEPS, end_jobs
 
 from pytest_langasync.cli import main
-from pytest_langasync.models import JobState
+from pytest_langasync.models import Job, JobState
 from pytest_langasync.sandbox import Sandbox
 from pytest_langasync.store import Store
 
@@ -90,22 +93,103 @@ def test_prune(suite: Suite, provider: Sandbox) -> None:
     assert [job.state for job in left.jobs()] == [JobState.RUNNING]
 
 
-def test_doctor_and_a_submission_in_doubt(suite: Suite, provider: Sandbox) -> None:
+def doubtful(suite: Suite, provider: Sandbox) -> Store:
+    """Leave a submission in doubt; return the cache."""
     suite.write(ONE_STEP)
-    assert command(suite, "doctor")[0] == 0
-    provider.set_faults({"http": [{"path": "POST /v1/batches", "status": 500, "after": True},
-                                  {"path": "GET /v1/batches*", "nth": 3, "status": 500,
-                                   "count": 0}]})  # fmt: skip
+    listing = {"path": "GET /v1/batches*", "nth": 3, "status": 500, "count": 0}
+    create = {"path": "POST /v1/batches", "status": 500, "after": True}
+    provider.set_faults({"http": [create, listing]})
     suite.plain(*BATCH, "--langasync-timeout=0")
+    provider.set_faults({})
     store = Store(suite.path / ".langasync")
     store.open()
+    return store
+
+
+def flip(path: Path) -> None:
+    """Flip a bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_doctor_and_a_submission_in_doubt(suite: Suite, provider: Sandbox) -> None:
+    assert command(suite, "doctor")[0] == 0
+    store = doubtful(suite, provider)
     (intent,) = store.intents()
     status, text = command(suite, "doctor")
     assert status == 1 and f"doctor --forget {intent.nonce}" in text
     assert command(suite, "doctor", "--forget", "nothing")[0] == 2
     assert command(suite, "doctor", "--forget", intent.nonce)[0] == 0
-    store.open()
-    assert not store.intents() and command(suite, "doctor")[1].endswith("all is well\n")
+    provider.set_faults({})
+    text = command(suite, "doctor")[1]
+    assert not store.intents() and "in doubt" not in text and "orphan: " in text
+
+
+class TestDoctor:
+    def test_every_damaged_file_is_named(self, suite: Suite, provider: Sandbox) -> None:
+        store = doubtful(suite, provider)
+        suite.write(CLAUDE, "test_more")
+        suite.plain(*BATCH, "test_more.py")
+        (nonce,) = store.nonces()
+        names = [f"intents/{nonce}.requests.jsonl", "state.json"]
+        for pattern in ("jobs/*/job.json", "jobs/*/requests.jsonl", "runs/*.json"):
+            path = next(store.root.glob(pattern))
+            names.append(str(path.relative_to(store.root)))
+        for name in names:
+            flip(store.root / name)
+        text = command(suite, "doctor")[1]
+        assert [name for name in names if f"{store.root / name}: " not in text] == []
+        for name in (f"{nonce}.json", f"{nonce}.json.copy"):
+            flip(store.root / "intents" / name)
+        status, text = command(suite, "doctor")
+        assert status == 1 and f"damage: submission {nonce} cannot be read" in text
+        assert command(suite, "doctor", "--forget", nonce)[0] == 0
+        assert nonce not in command(suite, "doctor")[1]
+
+    def test_what_another_process_submits_is_not_in_doubt(
+        self, suite: Suite, provider: Sandbox
+    ) -> None:
+        store = doubtful(suite, provider)
+        stray = store.root / "intents" / "abcdefghijkl.requests.jsonl"
+        stray.write_text("another process is about to write its submission")
+        with store.lock():
+            stray.write_text("once more")
+            status, text = command(suite, "doctor")
+        assert status == 0 and "another process is submitting" in text and "in doubt" not in text
+        assert stray.exists()
+        assert command(suite, "doctor")[0] == 1
+
+    def test_forgetting_what_became_a_job_meanwhile(
+        self, suite: Suite, provider: Sandbox, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        store = doubtful(suite, provider)
+        (intent,) = store.intents()
+        m = intent.meta
+        job = Job("batch_1", m.provider, m.base_url, m.endpoint, m.model, (), intent.nonce, 1.0, 1)
+        out, statuses = io.StringIO(), []
+        arguments = ["--cache-dir", str(store.root), "doctor", "--forget", intent.nonce]
+        thread = threading.Thread(target=lambda: statuses.append(main(arguments, out)))
+        with store.lock():
+            thread.start()
+            while thread.is_alive() and "waiting for it" not in out.getvalue():
+                time.sleep(0.01)
+            store.promote(intent.nonce, job)
+        thread.join(10)
+        assert statuses == [2] and "forgotten" not in out.getvalue()
+        assert "it is the job batch_1" in capsys.readouterr().err
+
+    def test_jobs_of_a_lost_cache_are_found(
+        self, suite: Suite, provider: Sandbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        suite.write(ONE_STEP)
+        suite.plain(*BATCH).assert_outcomes(passed=1)
+        shutil.rmtree(suite.path / ".langasync")
+        status, text = command(suite, "doctor")
+        assert status == 1 and f"orphan: {provider.ledger()[0]['job_id']} (1 requests)" in text
+        assert not (suite.path / ".langasync").exists()
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{provider.url}/elsewhere")
+        assert command(suite, "doctor")[0] == 0, "a server without a batch API is no trouble"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +25,8 @@ EVERY = 1 if os.environ.get("LANGASYNC_FAULTS") == "all" else 10
 
 SOURCE = """
 import os
+import subprocess
+import sys
 import anthropic
 
 STEP = os.environ["STEP"]  # what another step bought is found at the provider, and not bought
@@ -90,3 +95,41 @@ def test_no_space_at_any_write(
         bought = len(provider.ledger()) - before
         assert bought == 3, f"{bought} requests were bought after step {step}\n{output(first)}"
         before += bought
+
+
+FULL = "import sys; from full import limit_files; limit_files(int(sys.argv.pop(1)));"
+TESTS = Path(__file__).parent
+
+
+def test_a_full_disk_is_one_clear_line_at_any_write(tmp_path: Path) -> None:
+    """Here the operating system refuses, in the middle of a write."""
+    program = [sys.executable, str(TESTS / "full.py"), str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ends = json.loads(done.stdout)
+    assert all(one["drafts"] == one["problems"] == [] for one in ends.values())
+    lines = "\n".join(one["end"] for one in ends.values())
+    for name in (
+        ".gitignore", "requests.jsonl", "intents/abcdefghijkl.json", "jobs/batch_1/job.json",
+        "jobs/batch_1/results.jsonl", "state.json", "runs/run.json", "realtime/", "texts/",
+    ):  # fmt: skip
+        assert name in lines
+
+
+def test_a_run_on_a_full_disk(
+    suite: Suite, provider: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite.write(SOURCE)
+    monkeypatch.setenv("STEP", "0")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(suite.path)]))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    program = [sys.executable, "-c", FULL + "import pytest; sys.exit(pytest.main())"]
+    for limit in (1, 200, 400, 800):
+        arguments = [str(limit), "-s", "-p", "no:cacheprovider", *BATCH, "--langasync-timeout=1"]
+        done = subprocess.run([*program, *arguments], capture_output=True, text=True)
+        text = done.stdout + done.stderr
+        assert "INTERNALERROR" not in text and "Traceback" not in text, text
+        assert "File too large" in text and done.returncode == 75, text
+        assert not list((suite.path / ".langasync").rglob("*.tmp"))
+    suite.plain(*BATCH).assert_outcomes(passed=2)
+    assert len(provider.ledger()) == 3

@@ -242,7 +242,7 @@ class TestCache:
         root = suite.path / ".langasync"
         assert (root / ".gitignore").read_text() == "*\n"
         names = sorted(path.name for path in next((root / "jobs").iterdir()).iterdir())
-        assert names == ["job.json", "requests.jsonl", "results.jsonl"]
+        assert names == ["job.json", "job.json.copy", "requests.jsonl", "results.jsonl"]
         assert not list((root / "intents").iterdir())
         answer = next((root / "jobs").glob("batch_*/results.jsonl")).read_text()
         assert "Sandbox answer to" in answer

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_defer import BATCH, end_jobs, output
 
-from pytest_langasync import wrap_chain
+from pytest_langasync import masks, wrap_chain
 from pytest_langasync._texts import LARGE, Texts
 from pytest_langasync.cli import main
 from pytest_langasync.exceptions import ConfigurationError
@@ -33,6 +33,26 @@ def test_secret():
 def test_generated():
     marked = str(uuid.uuid4())
     assert ask(f"the xyzzy ticket {marked}", user="xyzzy-user")
+"""
+
+
+ECHO = """
+import openai
+
+@pytest.mark.langasync
+def test_echo():
+    tool = {"type": "function", "name": "look", "description": "xyzzy tool", "strict": True,
+            "parameters": {"type": "object", "properties": {}}}
+    asked = {"model": "gpt-4o-mini", "input": "Say a", "instructions": "the xyzzy instructions",
+             "metadata": {"ticket": "xyzzy 1"}, "user": "xyzzy", "tools": [tool]}
+    if STREAM:
+        for event in openai.OpenAI().responses.create(**asked, stream=True):
+            answer = getattr(event, "response", None) or answer
+    else:
+        answer = openai.OpenAI().responses.create(**asked)
+    assert answer.instructions == "the xyzzy instructions"
+    assert answer.metadata["ticket"] == "xyzzy 1"
+    assert answer.tools[0].description == "xyzzy tool" and answer.text.format.type == "text"
 """
 
 
@@ -60,6 +80,23 @@ class TestDigests:
         again = suite.plain(*BATCH, "-k", "secret")
         again.stdout.fnmatch_lines(["*changed since it was stored: ~messages in 1 call"])
         assert len(provider.ledger()) == 2 and "xyzzy" not in cached(suite)
+
+    @pytest.mark.parametrize("mode", [BATCH, ["--langasync-realtime"]], ids=["batch", "realtime"])
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_no_answer_repeats_a_prompt(
+        self, suite: Suite, provider: Sandbox, mode: list[str], stream: bool
+    ) -> None:
+        """A response tells the instructions and the tools that it was given."""
+        suite.pytester.makeini("[pytest]\nlangasync_store_prompts = false\n")
+        suite.write(ECHO.replace("STREAM", str(stream)))
+        for _ in range(2):  # from the provider, then from the cache
+            suite.plain(*mode, "--langasync-report=run.json").assert_outcomes(passed=1)
+        assert len(provider.ledger()) == 1
+        kept = [p for p in (suite.path / ".langasync").rglob("*") if p.is_file()]
+        assert len(kept) > 5 and not [p for p in kept if b"xyzzy" in p.read_bytes()]
+        (results,) = (suite.path / ".langasync").rglob("results.jsonl")
+        assert '"instructions":{"$langasync_echo":true}' in results.read_text()
+        assert "xyzzy" not in (suite.path / "run.json").read_text()
 
     def test_generated_identifiers_are_matched_by_digest(
         self, suite: Suite, provider: Sandbox
@@ -167,6 +204,24 @@ def test_image(n):
         assert used.exists() and not orphan.exists()
         assert main([*prune, "0"]) == 0
         assert not used.exists(), "its job is gone"
+
+
+responses = st.fixed_dictionaries(
+    {"object": st.just("response"), "output": st.lists(st.text())},
+    optional={
+        name: st.text() | st.none() | st.lists(st.text()) for name in ("tools", "user", "id")
+    },
+)
+
+
+@given(answer=responses, known=st.booleans())
+def test_an_echo_is_taken_and_given_back(answer: dict[str, Any], known: bool) -> None:
+    asked = {name: value for name, value in answer.items() if name in ("tools", "user")}
+    kept = masks.without_echo(answer, masks.digests(asked) if known else None)
+    assert kept.keys() == answer.keys() and masks.with_echo(kept, asked) == answer
+    assert not any(kept[name] == asked[name] for name in asked if asked[name])
+    other = {**answer, "object": "chat.completion"}
+    assert masks.without_echo(other, asked) == masks.with_echo(other, asked) == other
 
 
 large = st.sampled_from([image("A"), "é" * LARGE, "\ud800" * LARGE])

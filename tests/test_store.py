@@ -190,6 +190,8 @@ class TestAnswers:
         assert (finished.ok, finished.failed, finished.unknown) == (1, 2, 2)
         assert finished.retryable == {key_of(1): 503} and finished.missing == (key_of(3),)
         assert store.answer(key_of(9)) is None and store.in_flight(key_of(3)) is None
+        stored = json.loads((store.root / "jobs/batch_1/job.json").read_text())["metadata"]
+        assert stored == {"answers": "3", "ok": "1", "failed": "2", "missing": "1"}
 
     def test_a_download_that_breaks_off_leaves_the_job_running(self, store: Store) -> None:
         job = submit(store, job_of(), [1, 2])
@@ -235,7 +237,7 @@ class TestAnswers:
         assert store.answer(key_of(1)) is not None
 
     def test_adopted_job_with_known_ids(self, store: Store) -> None:
-        job = store.adopt(job_of(), [make_custom_id(NONCE, key_of(n)) for n in (1, 2)])
+        job = store.adopt(job_of(requests=2), [make_custom_id(NONCE, key_of(n)) for n in (1, 2)])
         assert store.contents_known("batch_1") and store.in_flight(key_of(2)) is not None
         assert store.finish(job, [row(1)]).missing == (key_of(2),)
 
@@ -298,8 +300,9 @@ class TestDamage:
         submit(store, job_of(), [1])
         store.write_run("r1", {"a": 1})
         store.update_owner_state({"o": {"x": 1}})
-        for path in store.root.rglob("*.json"):
-            path.write_text(path.read_text().replace("1", "2"))
+        for path in store.root.rglob("*.json*"):
+            if path.suffix in (".json", ".copy"):
+                path.write_text(path.read_text().replace("1", "2"))
         again = reopened(store)
         assert again.jobs() == [] and not list(again.runs()) and again.owner_state() == {}
         assert len(again.problems) == 3
