@@ -266,10 +266,8 @@ class House:
     def _orphans(self, jobs: Sequence[Job]) -> Iterable[str]:
         """Tell of batches that this suite has at its providers and this cache does not know."""
         known, open_ = {job.id for job in jobs}, set(self.store.nonces())
-        suites = {
-            suite_of(self.store.root.resolve().parent),
-            *(job.metadata.get("suite") for job in jobs),
-        } - {None}
+        here = suite_of(self.store.root.resolve().parent)
+        suites = {here, *(job.metadata.get("suite") for job in jobs)} - {None}
         for name, base_url in sorted({(job.provider, job.base_url) for job in jobs} | _usual()):
             if not any(os.environ.get(v) for v in providers.by_name(name).key_variables):
                 continue
@@ -317,3 +315,12 @@ class _BusyError(Exception):
 
 def _busy() -> None:
     raise _BusyError
+
+
+def _usual() -> set[tuple[str, str]]:
+    """Return where the SDKs send to by default: (provider, base URL)."""
+    claude = os.environ.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
+    return {
+        ("openai", os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"),
+        ("anthropic", claude.rstrip("/").removesuffix("/v1") + "/v1"),
+    }
