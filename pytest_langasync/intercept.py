@@ -255,9 +255,8 @@ def is_replaced(owner: Any, name: str) -> bool:
         function = getattr(holder, "__dict__", {}).get(name)
         if function is None:
             continue
-        home = package(holder.__module__)
-        known = holder is owner or home in NETWORKING
-        if is_foreign(function) or (known and origin(function) not in NETWORKING | {home}):
+        own = package(holder.__module__) in NETWORKING
+        if is_foreign(function) or (own and origin(function) not in NETWORKING):
             return True
     return False
 

@@ -73,7 +73,8 @@ CLAUDE = [
     dict(tools=[CLAUDE_TOOL],
          tool_choice={"type": "auto", "disable_parallel_tool_use": True}),
     dict(stop_sequences=["END"], metadata={"user_id": "u"}),
-    dict(extra_body={"unknown_key": {"x": "\\u2028 \\U0001f600"}}),
+    dict(extra_body={"unknown_key": {"x": "\\u2028 \\U0001f600"}},
+         extra_headers={"anthropic-beta": "unknown-beta"}),
     dict(stream=True),
 ]
 

@@ -301,6 +301,12 @@ def test_forwarding_to_another_server(tmp_path: Path) -> None:
         oai(front).responses.create(model="m", input="hi")
 
 
+def test_an_answer_that_cannot_be_streamed_is_an_error(tmp_path: Path) -> None:
+    said = pytest.raises(openai.InternalServerError, match="cannot be streamed: KeyError")
+    with Sandbox(tmp_path, reply=lambda request: {"id": "no choices"}) as sandbox, said:
+        oai(sandbox).chat.completions.create(model="m", messages=USER, stream=True)
+
+
 def test_importing_the_sandbox_loads_no_server() -> None:
     code = (
         "import sys, pytest_langasync.sandbox;"

@@ -175,7 +175,7 @@ def test_every_endpoint():
 
 @marked
 def test_claude():
-    with pytest.raises(anthropic.NotFoundError, match="does not serve POST /messages; nothing is"):
+    with pytest.raises(anthropic.NotFoundError, match="does not serve POST /messages; the sandbox"):
         anthropic.Anthropic().messages.create(
             model="claude-x", max_tokens=9, messages=[{"role": "user", "content": "hi"}])
 """

@@ -42,7 +42,8 @@ def forward(
     if status >= 400 and _is_error(request.provider, answer):
         return status, answer
     if status in (404, 405):
-        return failure(404, f"does not serve POST {request.endpoint}; nothing is translated for it")
+        text = f"does not serve POST {request.endpoint}; the sandbox translates nothing for it"
+        return failure(404, text)
     if status >= 400:
         return failure(status, f"answered {status}: {response.text[:200]}")
     if not isinstance(answer, dict) or status >= 300:
