@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 
 from pytest_langasync.sandbox import Sandbox
@@ -16,10 +19,24 @@ from pytest_langasync.sandbox.questions import read_request
 pytest_plugins = ["pytester"]
 
 
-def pytest_configure() -> None:
-    """A shell starts a background command with Ctrl-C ignored, and its children inherit that."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Give Ctrl-C and certificates to all processes of the tests.
+
+    A shell starts a background command with Ctrl-C ignored, and its children inherit that. Every
+    HTTP client reads all certificates of the machine, a third of the time of a small run; nothing
+    here speaks TLS, so one has to do.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    end = "-----END CERTIFICATE-----\n"
+    first = Path(certifi.where()).read_text(encoding="utf-8").partition(end)[0] + end
+    file = tempfile.NamedTemporaryFile("w", suffix=".pem")  # noqa: SIM115
+    file.write(first)
+    file.flush()
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SSL_CERT_FILE", file.name)
+    config.add_cleanup(file.close)
+    config.add_cleanup(patch.undo)
 
 
 LLM = '''
