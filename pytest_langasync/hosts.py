@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import urllib.request
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,6 +23,7 @@ class Hosts:
         self.local_url = local_url
         """Base URL of the embedded sandbox, or empty."""
         self._sandbox: Any = None
+        self._no_proxy: str | None = None
         self._batchable: dict[tuple[str, str], bool] = {}
 
     def start_sandbox(self, settings: Settings, reply: Callable[[Any], Any] | None) -> None:
@@ -48,11 +51,19 @@ class Hosts:
                 f"({error.name} is missing)"
             ) from None
         self.local_url = f"{self._sandbox.url}/v1"
+        # A proxy of the network's cannot reach it, and must not see what goes there.
+        self._no_proxy = os.environ.get("no_proxy")
+        direct = [urllib.request.getproxies().get("no", ""), "127.0.0.1"]
+        os.environ["no_proxy"] = ",".join(filter(None, direct))
 
     def stop(self) -> None:
         """Stop the sandbox; its batches stay on disk."""
-        if self._sandbox is not None:
-            self._sandbox.stop()
+        if self._sandbox is None:
+            return
+        self._sandbox.stop()
+        del os.environ["no_proxy"]
+        if self._no_proxy is not None:
+            os.environ["no_proxy"] = self._no_proxy
 
     def connect(
         self,

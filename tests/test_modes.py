@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
@@ -276,6 +277,19 @@ def test_nothing_is_sent(suite: Suite, provider: Sandbox, option: str) -> None:
     assert result.ret in (0, 75) and not provider.requests()
     assert "Traceback" not in output(result)
     assert not (suite.path / ".langasync").exists()
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_proxy_does_not_see_the_sandbox(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", "example.com")
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    suite.write("@pytest.mark.langasync\ndef test_it(): assert ask('hi')\n")
+    suite.run(f"-n{workers}").assert_outcomes(passed=1)
+    assert "no_proxy" not in os.environ
 
 
 def test_x_in_the_first_pass_sends_nothing(suite: Suite, provider: Sandbox) -> None:

@@ -82,8 +82,7 @@ def _endpoint(
         provider = provider_of(request.url.path)
         try:
             check_key(provider, request.headers)
-            # Results are a download: the protocol says nothing of a version there.
-            if provider == "anthropic" and handler is not anthropic_api.results:
+            if provider == "anthropic":
                 check_version(request.headers)
             exchange = await _exchange(request, state, model, batches)
             answer = handler(exchange) if instant else await run_in_threadpool(handler, exchange)
