@@ -33,23 +33,33 @@ class Disk:
         if self._prepared:
             return
         _files.make_private_dir(self.root)
-        for name, text in ((".gitignore", "*\n"), ("version", f"{VERSION}\n")):
-            if not (self.root / name).exists():
-                with _files.replacing(self.root / name) as file:
-                    file.write(text.encode())
+        if not (self.root / ".gitignore").exists():
+            _files.write_lines(self.root / ".gitignore", [b"*\n"])
+        if self._version() is None:
+            _files.write_lines(self.root / "version", [b"%d\n" % VERSION])
         self._prepared = True
+
+    def _version(self) -> int | None:
+        """Return the version of what is here, or None where no number says so."""
+        path = self.root / "version"
+        try:
+            return int(path.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            self.report(f"{path}: damaged; taken to be {VERSION}")
+            return None
 
     def check(self) -> None:
         """Raise ``CacheError`` for a directory that is not writable or of a newer version."""
         place = next(p for p in (self.root, *self.root.parents) if p.exists())
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
             raise CacheError(f"the cache directory {self.root} is not writable")
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            if int((self.root / "version").read_text()) > VERSION:
-                raise CacheError(
-                    f"the cache in {self.root} was written by a newer version of "
-                    "pytest-langasync: upgrade, or choose another cache directory"
-                )
+        if (self._version() or 0) > VERSION:
+            raise CacheError(
+                f"the cache in {self.root} was written by a newer version of pytest-langasync: "
+                "upgrade, or choose another cache directory"
+            )
 
     def dir(self, name: str) -> Path:
         """Return a folder of the cache, created when it is missing."""
@@ -109,6 +119,20 @@ class Disk:
                 yield _files.read_document(path)
             except (OSError, ValueError) as error:
                 self.report(f"{path}: damaged ({error})")
+
+    def forget_realtime(self, before: float) -> int:
+        """Remove files of answers at list price, all of which came before then (since the epoch).
+
+        Returns how many answers there were.
+        """
+        forgotten = 0
+        for folder in self.folders("realtime"):
+            lines = _files.scan(folder / "results.jsonl")
+            times = [line.head["received_at"] for line in lines if line]
+            if max(times or [folder.stat().st_mtime]) < before:
+                _files.remove_folder(folder)
+                forgotten += len(times)
+        return forgotten
 
     def forget_runs(self, before: float) -> int:
         """Remove the runs stored before then (seconds since the epoch); return how many."""

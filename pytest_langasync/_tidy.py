@@ -35,18 +35,19 @@ def tidy(
     ]
     try:
         for job in old[:MOST]:
-            _delete(job, clients[job.provider, job.base_url])
-            store.update_job(replace(job, metadata={**job.metadata, "files": "deleted"}))
+            files = _delete(job, clients[job.provider, job.base_url])
+            store.update_job(replace(job, metadata={**job.metadata, "files": files}))
     except LangasyncError:
         return
 
 
-def _delete(job: Job, clients: Iterable[Client]) -> None:
-    """Delete a job's files through the client whose account has them."""
+def _delete(job: Job, clients: Iterable[Client]) -> str:
+    """Delete a job's files through the client whose account has them; say what became of them."""
     for client in clients:
         try:
             refs = client.status(job.id).output_refs
         except JobNotFoundError:
             continue
         client.delete_files([job.input_ref, *refs])
-        return
+        return "deleted"
+    return "not found"

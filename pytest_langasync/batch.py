@@ -145,6 +145,8 @@ class Batcher:
                 self._flush_due()
                 break
             self._flush_due()
+            if not (self._poller.watches or self._queue):
+                break  # another process, or a job whose requests were unread, had the answers
             self._tick()
             times = [deadline, self._queue_due if self._queue else None]
             polled = self._poller.step(min((t for t in times if t is not None), default=None))

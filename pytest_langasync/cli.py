@@ -76,7 +76,11 @@ def parser() -> argparse.ArgumentParser:
     add("jobs", House.jobs, "list the jobs in the cache")
     add("show", House.show, "show a job's requests and answers")
     add("cancel", House.cancel, "ask the provider to cancel a job")
-    add("prune", House.prune, "remove ended jobs with their answers, and accounts of runs")
+    add(
+        "prune",
+        House.prune,
+        "remove old answers, of ended jobs and in real time, and accounts of runs",
+    )
     add("doctor", House.doctor, "check the cache, the keys and what is under way")
     return top
 
@@ -198,10 +202,14 @@ class House:
         ended = [job for job in old if job.state is not JobState.RUNNING]
         for job in ended:
             _files.remove_folder(self.store.job_path(job.id))
+        answers = self.store.forget_realtime(limit)
         with self.store.lock():  # a text is written shortly before the request that has it
             self.store.forget_texts(min(limit, time.time() - HOUR))
         runs = self.store.forget_runs(limit)
-        self.write(f"removed {len(ended)} jobs and their answers, and {runs} accounts of runs")
+        self.write(
+            f"removed {len(ended)} jobs and their answers, {answers} answers obtained at list "
+            f"price, and {runs} accounts of runs"
+        )
         if len(ended) < len(old):
             self.write(f"kept {len(old) - len(ended)} that still run")
         return 0

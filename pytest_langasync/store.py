@@ -379,9 +379,11 @@ class Store(Intents):
             results = folder / "results.jsonl"
             whole = self._index.load(ResultFile(results, job.id, job.created_at))
             if job.state is JobState.ENDED and whole < int(job.metadata.get("answers", 0)):
-                # The provider may still have what the disk lost: collect the job once more.
-                self.report(f"{results}: answers are missing; the job is collected again")
-                job = replace(job, state=JobState.RUNNING)
+                gone = job.metadata.get("files") == "deleted"
+                again = "bought" if gone else "collected"
+                self.report(f"{results}: answers are missing; they are {again} again")
+                # Where it has not been tidied up, the provider still has what the disk lost.
+                job = job if gone else replace(job, state=JobState.RUNNING)
             if job.state is JobState.RUNNING and not any(state[1]):
                 self._mendable.add(path)  # written by an earlier version, or cut off in between
             self._track(job)

@@ -79,18 +79,33 @@ def test_prune(suite: Suite, provider: Sandbox) -> None:
     suite.plain(*BATCH)
     assert command(suite, "prune", "--older-than", "1h") == (
         0,
-        "removed 0 jobs and their answers, and 0 accounts of runs\n",
+        "removed 0 jobs and their answers, 0 answers obtained at list price, and 0 accounts of "
+        "runs\n",
     )
     provider.set_faults({"batch": [{"latency": 3600}]})
     suite.write(ONE_STEP.replace("Spain", "Italy"), "test_more")
     suite.plain(*BATCH, "--langasync-timeout=0")
     _status, text = command(suite, "prune", "--older-than", "0")
     assert (
-        text == "removed 2 jobs and their answers, and 2 accounts of runs\nkept 1 that still run\n"
+        text
+        == "removed 2 jobs and their answers, 0 answers obtained at list price, and 2 accounts "
+        "of runs\nkept 1 that still run\n"
     )
     left = Store(suite.path / ".langasync")
     left.open()
     assert [job.state for job in left.jobs()] == [JobState.RUNNING]
+
+
+def test_prune_in_real_time(suite: Suite, provider: Sandbox) -> None:
+    suite.write(ONE_STEP)
+    suite.plain("--langasync-realtime").assert_outcomes(passed=1)
+    realtime = suite.path / ".langasync" / "realtime"
+    assert ", 0 answers obtained" in command(suite, "prune", "--older-than", "1h")[1]
+    assert len(list(realtime.iterdir())) == 1
+    assert ", 1 answers obtained" in command(suite, "prune", "--older-than", "0")[1]
+    assert list(realtime.iterdir()) == [] and provider.ledger()
+    suite.plain("--langasync-realtime").assert_outcomes(passed=1)
+    assert len(provider.ledger()) == 2
 
 
 def doubtful(suite: Suite, provider: Sandbox) -> Store:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pytest_langasync.exceptions import CacheError, ProviderError
 from pytest_langasync.models import JobState
 
+DAY = 86400.0
 ASKS = [ask(number) for number in (1, 2, 3)]
 
 
@@ -74,7 +75,8 @@ def test_one_damaged_file_of_a_job(
         damage(data.draw(st.sampled_from(files(world))))
         world.cloud.default = ENDED
         world.start()
-        assert world.run(*ASKS)
+        assert world.run(*ASKS, timeout=DAY)
+        assert world.clock() < 10_000 + DAY, "nobody waits when all is there"
         assert set(world.cloud.bought().values()) == {1}
         assert [world.answer(n).body["echo"] for n in (1, 2, 3)] == [1, 2, 3]
 
@@ -165,6 +167,9 @@ class TestJobs:
         world.run(*ASKS, timeout=0)
         assert world.cloud.bought().total() == 3 and world.batcher.running
         assert "requests.jsonl: a damaged line" in world.store.problems[0]
+        world.cloud.default = ENDED
+        assert world.batcher.wait(DAY) and world.clock() < 10_000 + DAY
+        assert world.cloud.bought().total() == 3 and world.answer(2).ok
 
 
 class TestSubmissions:

@@ -127,6 +127,14 @@ class TestLayout:
         with pytest.raises(CacheError, match=r"newer version"):
             reopened(store)
 
+    def test_a_damaged_version_is_named_and_written_anew(self, store: Store) -> None:
+        store.write_run("r", {})
+        (store.root / "version").write_bytes(b"\xff\xfe")
+        again = reopened(store)
+        assert "version: damaged" in again.problems[0]
+        again.write_run("r", {})
+        assert reopened(store).problems == []
+
     def test_a_file_in_the_place_of_the_directory_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "cache").write_text("")
         with pytest.raises(CacheError, match=r"not writable"):

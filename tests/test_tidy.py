@@ -101,6 +101,22 @@ def test_trouble_is_left_to_the_next_run(suite: Suite, provider: Sandbox, day: o
     assert not first & files(provider)
 
 
+def test_answers_that_are_lost_here_and_there_are_bought_again(
+    suite: Suite, provider: Sandbox, day: object
+) -> None:
+    suite.write(SOURCE)
+    suite.plain(*BATCH, "-k", "news").assert_outcomes(passed=1, deselected=1)
+    job = provider.ledger()[0]["job_id"]
+    day(2)  # type: ignore[operator]
+    suite.plain(*BATCH, "-k", "news").assert_outcomes(passed=1, deselected=1)
+    day(1)  # type: ignore[operator]
+    (suite.path / ".langasync/jobs" / job / "results.jsonl").write_text("damaged\n")
+    result = suite.plain(*BATCH, "-k", "news", "--langasync-timeout=20")
+    result.assert_outcomes(passed=1, deselected=1)
+    assert "answers are missing; they are bought again" in output(result)
+    assert len(provider.ledger()) == 3
+
+
 def test_a_job_without_its_files_cannot_rebuild_a_cache(
     suite: Suite, provider: Sandbox, day: object
 ) -> None:
