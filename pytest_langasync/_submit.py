@@ -120,10 +120,10 @@ class Submitter:
         return placed
 
     def look_up(self, asks: Iterable[Ask]) -> Placed:
-        """Take in what of these requests was bought already; buy nothing."""
+        """Wait for what of these requests was bought already; buy nothing."""
         placed = Placed()
         with self._store.lock():
-            self._found(asks, placed)
+            self._attach_unread(self._attach(self._found(asks, placed)), placed)
         return placed
 
     def adopt(

@@ -102,15 +102,15 @@ class Batcher:
         self._submitter.tidy()
         self._raise([error for error, _ in failures])
 
-    def look_up(self, pendings: Sequence[Pending], valid: Callable[[str], bool]) -> None:
-        """Take in what of these was bought already, by a run whose cache is lost, say; buy nothing.
+    def look_up(self, pendings: Sequence[Pending], valid: Callable[[str], bool]) -> frozenset[str]:
+        """Wait for what of these was bought already (by a run whose cache is lost?); buy nothing.
 
-        Raises:
-            ConfigurationError, ProviderError: as ``submit`` does.
+        Returns the keys of which nobody can say yet. Raises as ``submit`` does.
         """
         placed = self._submitter.look_up([Ask(pending, valid) for pending in pendings])
         self._doubt(placed.undecided)
         self._raise([error for error, _ in placed.failures])
+        return frozenset(ask.pending.key for ask in placed.undecided)
 
     def attach(
         self, job_id: str, credentials: Credentials, base_url: str, endpoint: str = ""

@@ -350,11 +350,10 @@ class Engine:
             or self.store.in_flight(pending.key) is not None
         )
 
-    def look_up(self, pendings: Iterable[Pending]) -> None:
-        """Take in what of these a run whose cache is lost may have bought. Raises as ``wave``."""
+    def look_up(self, pendings: Iterable[Pending]) -> frozenset[str]:
+        """Wait for what of these was bought already; return what may have been. As ``wave``."""
         batchable = [pending for pending in pendings if self._has_batch_api(pending)]
-        if batchable:
-            self.batcher.look_up(batchable, valid=self._still_counts(batchable))
+        return self.batcher.look_up(batchable, valid=self._still_counts(batchable))
 
     def tell_edits(self, pendings: Iterable[Pending]) -> None:
         """Tell how what is about to be bought differs from what the same tests had stored."""

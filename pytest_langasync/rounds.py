@@ -103,10 +103,7 @@ class Rounds:
             return []
         if engine.refused:
             raise ConfigurationError(engine.refused)
-        engine.look_up(unpaid)
-        with engine.store.lock():
-            intents = [engine.store.intent_keys(one.nonce) for one in engine.store.intents()]
-        doubtful = frozenset().union(*intents)
+        doubtful = engine.look_up(unpaid)
         # Whoever has a call that may have been bought waits for it, with all its calls.
         waiting = {p.owner for p in missing if p.key in doubtful or engine.store.in_flight(p.key)}
         return sorted({p.owner for p in unpaid if not engine.paid_for(p)} - waiting)

@@ -28,7 +28,7 @@ class TestRealTime:
         assert verdict(result) == {"passed": 2} and result.ret == 0
         assert kinds(provider) == {True: 1, False: 2}, "Claude's batch had come"
         assert "cancelling batch_" in output(result)
-        result.stdout.re_match_lines([r"openai +gpt-4o-mini +0 +2 .*\$(\S+) +\$\1\s*$"])
+        result.stdout.re_match_lines([r"openai +gpt-4o-mini +0 +2 .*\$(\S+) +\$\1( +\$0\.00)?$"])
 
     def test_what_came_before_the_cancellation_is_not_bought_again(
         self, suite: Suite, provider: Sandbox

@@ -256,9 +256,13 @@ def test_summary_has_a_total_and_columns_for_what_happened() -> None:
 
 def test_summary_fits_the_width() -> None:
     long_name = a_row(model="a-provider/a-very-long-model-name-" + "x" * 60)
-    table = texts(summary_lines(a_summary(long_name), width=80))[:2]
-    assert all(len(line) <= 80 for line in table)
-    assert "…" in table[1]
+    wide = texts(summary_lines(a_summary(long_name), width=80))
+    assert all(len(line) <= 80 for line in wide[:2])
+    assert "…" in wide[1] and not [line for line in wide if "tokens in" in line]
+    narrow = texts(summary_lines(a_summary(long_name), width=60))
+    assert all(len(line) <= 60 for line in narrow[:2])
+    row = a_row()
+    assert f"{row.input_tokens:,} tokens in, {row.output_tokens:,} out" in narrow
 
 
 def test_summary_names_the_unknown_and_the_unusual() -> None:

@@ -50,7 +50,10 @@ def summary_lines(summary: Summary, verbose: bool = False, width: int = 80) -> l
     """
     if not (summary.rows or summary.passed):
         return []
-    lines = [Line(text) for text in _table(summary, width)]
+    table, total = _table(summary, width), summary.total
+    lines = [Line(text) for text in table]
+    if total.requests and "in" not in table[0].split():  # there was no room for these columns
+        lines.append(Line(f"{total.input_tokens:,} tokens in, {total.output_tokens:,} out"))
     lines += [Line(text) for text in _notes(summary)]
     lines += [Line(text, _NOTICE) for text in _warnings(summary)]
     if verbose:
@@ -177,7 +180,7 @@ def _table(summary: Summary, width: int) -> list[str]:
     if not summary.total.requests:
         rows = [row[: 2 + len(counts)] for row in rows]  # nothing has a price yet
     else:
-        # The last line tells what was saved in all; reports have the tokens.
+        # A line of its own tells the tokens in all, the last one what was saved.
         last, tokens = len(head) - 1, (2 + len(counts), 3 + len(counts))
         dropped = ((), (last,), (last, *tokens), (last, *tokens, last - 1))
         tables = [[_without(row, places) for row in rows] for places in dropped]
