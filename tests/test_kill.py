@@ -1,6 +1,6 @@
 """Killed at any step and started again: every request is bought once, every verdict is right.
 
-By default a sample of the steps that fits into a minute; ``LANGASYNC_KILL=all`` takes every one.
+By default a sample of the steps that fits into half a minute; ``LANGASYNC_KILL=all`` takes every one.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def test_wrong():
     assert gpt("four") == "five"
 """
 CALLS = 7
-SECONDS = 45.0
+SECONDS = 30.0
 
 
 class Zygote:

@@ -56,8 +56,9 @@ def report(suite: Suite) -> dict[str, Any]:
     return found
 
 
-def test_summary(suite: Suite) -> None:
+def test_summary(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows per model, what is unknown is named, nothing is guessed; a second run costs nothing."""
+    monkeypatch.setenv("COLUMNS", "120")
     suite.write(ONE_STEP + CLAUDE + UNKNOWN)
     first = suite.run()
     rows = table(first)

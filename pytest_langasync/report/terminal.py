@@ -22,7 +22,7 @@ from pytest_langasync.report.text import (
 __all__ = ["Line", "escape", "estimate_lines", "failure_section", "notice", "summary_lines"]
 
 _LONGEST_TEXT = 600
-_NARROWEST_NAME = 16
+_NARROWEST_NAME = 20
 _BOLD = {"bold": True}
 _NOTICE = {"yellow": True}
 _SOURCES = {"batch": "batch", "realtime": "real time", "cache": "cache"}
