@@ -1,6 +1,6 @@
 """Killed at any step and started again: every request is bought once, every verdict is right.
 
-By default a sample of the steps that fits into half a minute; ``LANGASYNC_KILL=all`` takes every one.
+By default the steps that fit into half a minute; ``LANGASYNC_KILL=all`` takes every one.
 """
 
 from __future__ import annotations
