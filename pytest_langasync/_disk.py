@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,12 @@ class Disk:
         place = next(p for p in (self.root, *self.root.parents) if p.exists())
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
             raise CacheError(f"the cache directory {self.root} is not writable")
+        if place != self.root:
+            try:  # some folders take nothing, whatever their mode says
+                tempfile.TemporaryDirectory(dir=place).cleanup()
+            except OSError as error:
+                text = f"the cache directory {self.root} cannot be made: {error.strerror or error}"
+                raise CacheError(text) from None
         if (self._version() or 0) > VERSION:
             raise CacheError(
                 f"the cache in {self.root} was written by a newer version of pytest-langasync: "

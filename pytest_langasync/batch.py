@@ -17,6 +17,7 @@ from pytest_langasync.exceptions import (
     JobNotFoundError,
     LangasyncError,
     ProviderError,
+    raise_as_one,
 )
 from pytest_langasync.models import (
     Credentials,
@@ -100,7 +101,7 @@ class Batcher:
         """
         failures = self._place([Ask(pending, valid) for pending in pendings])
         self._submitter.tidy()
-        self._raise([error for error, _ in failures])
+        raise_as_one([error for error, _ in failures])
 
     def look_up(self, pendings: Sequence[Pending], valid: Callable[[str], bool]) -> frozenset[str]:
         """Wait for what of these was bought already (by a run whose cache is lost?); buy nothing.
@@ -109,7 +110,7 @@ class Batcher:
         """
         placed = self._submitter.look_up([Ask(pending, valid) for pending in pendings])
         self._doubt(placed.undecided)
-        self._raise([error for error, _ in placed.failures])
+        raise_as_one([error for error, _ in placed.failures])
         return frozenset(ask.pending.key for ask in placed.undecided)
 
     def attach(
@@ -153,7 +154,7 @@ class Batcher:
             if polled is not None:
                 self._handle(polled)
         errors, self._errors = self._errors, []
-        self._raise(errors)
+        raise_as_one(errors)
         return not (self._poller.watches or self._queue)
 
     def cancel_all(self) -> None:
@@ -393,8 +394,3 @@ class Batcher:
         job = watch.job
         count = job.requests if requests is None else requests
         self._notify(Event(kind, job.provider, job.model, count, job, watch.status, message))
-
-    def _raise(self, errors: Sequence[LangasyncError]) -> None:
-        """Raise the error that most needs a person, if there is any."""
-        for error in sorted(errors, key=lambda e: isinstance(e, ProviderError)):
-            raise error

@@ -50,7 +50,8 @@ def _held_back(keys: set[str], store: Store, batcher: Batcher) -> str:
 
 def _standing(job: Job, status: JobStatus | None) -> str:
     if status is None:
-        return f"{job.id} ({job.word}, {job.requests} requests)"
+        noun = "request" if job.requests == 1 else "requests"
+        return f"{job.id} ({job.word}, {job.requests:,} {noun})"
     done = status.completed + status.failed
     return f"{job.id} ({status.word} {done}/{status.total or job.requests})"
 

@@ -5,6 +5,8 @@ Each carries one message for the person who reads it: what happened, and what to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class LangasyncError(Exception):
     """Base class of every exception raised by pytest-langasync."""
@@ -49,3 +51,10 @@ class NotReproducibleError(LangasyncError):
 
     A batched chain runs once more for every wave, and has to ask the same each time.
     """
+
+
+def raise_as_one(errors: Sequence[LangasyncError]) -> None:
+    """Raise the errors that most need a person, if there are any, as one."""
+    mistakes = [error for error in errors if not isinstance(error, ProviderError)]
+    if told := mistakes or errors:
+        raise type(told[0])("; ".join(dict.fromkeys(map(str, told))))

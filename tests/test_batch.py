@@ -118,6 +118,18 @@ class TestSubmit:
         assert world.batcher.wait() and world.answer(2).ok
         assert world.store.intents() == [] and world.store.answer(key_of(1)) is None
 
+    def test_all_that_needs_a_person_is_told_at_once(self, world: World) -> None:
+        def refuse(text: str) -> None:
+            raise ConfigurationError(text)
+
+        def break_off() -> None:
+            raise ProviderError("no answer")
+
+        world.cloud.creates = [lambda: refuse("key a"), break_off, lambda: refuse("key b")]
+        with pytest.raises(ConfigurationError) as caught:
+            world.submit(*(ask(n, model=str(n)) for n in range(3)))
+        assert str(caught.value) == "key a; key b"
+
     def test_a_failed_upload_leaves_no_intent(self, world: World) -> None:
         def fail() -> None:
             raise ProviderError("unreachable")

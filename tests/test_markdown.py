@@ -109,7 +109,8 @@ def test_the_headline_says_that_a_gate_failed() -> None:
 def test_unknown_prices_and_the_sandbox_are_told() -> None:
     account = an_account("x")
     account["totals"] = {**TOTALS, "unknown_price": 1200}
-    account["models"][0].update(unknown_price=1200, list_price_usd=0.0)
+    account["models"][0].update(unknown_price=1200)
+    account["models"][0].update(dict.fromkeys(("list_price_usd", "paid_usd", "saved_usd")))
     account["settings"] = {"sandbox": True}
     text = markdown(account)
     assert "the price of 1,200 requests is unknown" in text and "sandbox: nothing was paid" in text

@@ -70,7 +70,13 @@ def test_summary(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     (saved,) = [line for line in first.outlines if line.startswith("saved ")]
     assert saved.endswith("for 3 requests, 1 request of unknown price left out")
     assert "(50.0 %)" in saved
-    second = suite.run()
+    reports = "--langasync-report=run.json,run.md,run.html"
+    second = suite.run(reports)
+    models = {
+        row["model"]: row for row in json.loads((suite.path / "run.json").read_text())["models"]
+    }
+    assert models["homemade-7b"]["paid_usd"] is None and models["homemade-7b"]["unknown_price"] == 1
+    assert models["gpt-4o-mini"]["list_price_usd"] > 0
     assert table(second)["model"][2] == "cache" and table(second)["total"][5] == "$0.00+?"
     assert re.search(r"^cached answers are \d+s( to \d+s)? old$", second.stdout.str(), re.M)
     (saved,) = [line for line in second.outlines if line.startswith("saved ")]

@@ -55,7 +55,7 @@ def run_json(
         "ended_at": now,
         "exit_status": exit_status,
         "settings": dict(settings or {}),
-        "totals": _row(summary.total),
+        "totals": {**_row(summary.total), **_money(summary.total)},
         "models": [_row(row) for row in summary.rows],
         "jobs": list(summary.jobs),
         "passed": [{"host": h, "calls": count, "why": why} for h, count, why in summary.passed],
@@ -168,11 +168,18 @@ def _row(row: SummaryRow) -> dict[str, Any]:
         "input_tokens": row.input_tokens,
         "cached_input_tokens": row.cached_input_tokens,
         "output_tokens": row.output_tokens,
+        **dict.fromkeys(_money(row)),  # unknown
+        **({} if 0 < row.requests == row.unknown else _money(row)),
+        "unknown_price": row.unknown,
+    }
+
+
+def _money(row: SummaryRow) -> dict[str, float]:
+    return {
         "list_price_usd": float(row.list_price),
         "paid_usd": float(row.paid),
         "saved_usd": float(row.saved),
         "saved_percent": round(row.saved_percent, 2),
-        "unknown_price": row.unknown,
     }
 
 

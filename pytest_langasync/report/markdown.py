@@ -99,9 +99,8 @@ def _costs(run: Run) -> Iterator[str]:
 
 def _cost(row: Run) -> Sequence[str]:
     counts = ("batched", "cached", "realtime", "failed", "deferred", "input_tokens")
-    sums = [money(Decimal(str(row[f"{name}_usd"]))) for name in ("list_price", "paid", "saved")]
-    if row["unknown_price"] and not row["list_price_usd"]:
-        sums = ["unknown"] * 3
+    amounts = [row[f"{name}_usd"] for name in ("list_price", "paid", "saved")]
+    sums = ["unknown" if one is None else money(Decimal(str(one))) for one in amounts]
     numbers = [f"{row[name]:,}" for name in (*counts, "output_tokens")]
     return (_plain(row["provider"]), _code(row["model"]), *numbers, *sums)
 
