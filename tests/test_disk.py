@@ -124,6 +124,8 @@ def test_a_run_on_a_full_disk(
     monkeypatch.setenv("STEP", "0")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(suite.path)]))
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)  # its data would meet the same limit
     program = [sys.executable, "-c", FULL + "import pytest; sys.exit(pytest.main())"]
     for limit in (1, 200, 400, 800) if ALL else (1, 400):
         arguments = [str(limit), "-s", "-p", "no:cacheprovider", *BATCH, "--langasync-timeout=1"]
