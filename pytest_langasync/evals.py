@@ -233,6 +233,7 @@ class Evals:
         """Show rates and scores of each group."""
         lines = list(self.gates.lines()) if self.gates is not None else []
         if lines:
+            terminalreporter.ensure_newline()
             terminalreporter.section("scores", sep="-", bold=True)
         for line in lines:
             terminalreporter.write_line(escape(line))  # a label may be a model's own words
