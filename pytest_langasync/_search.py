@@ -32,6 +32,9 @@ DOUBT = (
 )
 SUITE_JOBS = 50
 """How many recent jobs of this suite are looked into."""
+MINUTE = 60.0
+OPAQUE_REQUESTS = 10_000
+"""How large a batch may be whose results are read only to learn whose it is."""
 
 Headers = tuple[tuple[str, str], ...]
 ClientOf = Callable[[str, str, Credentials, Headers], Client]
@@ -185,26 +188,33 @@ class Search:
                 wanted -= held
                 adopted.append((found, ids))
         for found, ids in reversed(adopted):  # of two jobs with a request the newest counts
-            self._store.adopt(_job_of(found, p.provider, p.base_url, p.headers), ids)
+            job = _job_of(found, p.provider, p.base_url, p.headers, _nonce_of(ids))
+            self._store.adopt(job, ids)
 
     def _suite_jobs(self, pending: Pending, client: Client) -> list[Found]:
-        """Return this suite's recent jobs that the cache has never heard of, newest first."""
+        """Return this suite's recent jobs that the cache has never heard of, newest first.
+
+        Where a provider's batches do not tell whose they are, those that have ended since the
+        newest that the cache knows: a cache that CI restored may be older than its last jobs.
+        """
         place = _account(pending)
         if place not in self._recent:
             known = {job.id for job in self._store.jobs()}
             open_ = {intent.nonce for intent in self._store.intents()}
+            here = (j for j in self._store.jobs() if (j.provider, j.base_url) == place[:2])
+            newest = max((job.created_at for job in here), default=None)
             oldest = self._policy.adopt_since  # the provider counts in whole seconds
+
+            def may_be_ours(found: Found) -> bool:
+                if not found.opaque:
+                    ours = found.suite == self._suite and bool(found.nonce)
+                    return ours and found.nonce not in open_
+                recent = newest is not None and found.created_at + MINUTE >= newest
+                return recent and not found.running and found.total <= OPAQUE_REQUESTS
+
             listed = client.find(max(self._clock() - KEPT, oldest))
-            ours = (
-                found
-                for found in listed
-                if found.suite == self._suite
-                and found.nonce
-                and found.nonce not in open_
-                and found.job_id not in known
-                and found.created_at >= oldest
-            )
-            self._recent[place] = list(itertools.islice(ours, SUITE_JOBS))
+            new = (f for f in listed if f.job_id not in known and f.created_at >= oldest)
+            self._recent[place] = list(itertools.islice(filter(may_be_ours, new), SUITE_JOBS))
         return self._recent[place]
 
     def adopt(
@@ -219,13 +229,18 @@ class Search:
             raise ConfigurationError(str(error)) from error
         listed = (f for f in client.find(self._clock() - KEPT) if f.job_id == job_id)
         found = next(listed, Found(job_id, self._clock(), status.total, endpoint=endpoint))
-        nonces = {split_custom_id(custom_id)[0] for custom_id in ids or ()} - {""}
-        job = _job_of(found, name, base_url, (), nonces.pop() if len(nonces) == 1 else "")
+        job = _job_of(found, name, base_url, (), _nonce_of(ids or ()))
         return self._store.adopt(job, ids)
 
 
 def _account(pending: Pending) -> tuple[str, str, str]:
     return (pending.provider, pending.base_url, pending.credentials.account)
+
+
+def _nonce_of(custom_ids: Iterable[str]) -> str:
+    """Return the one nonce of a job's requests, or an empty string."""
+    nonces = {split_custom_id(custom_id)[0] for custom_id in custom_ids} - {""}
+    return nonces.pop() if len(nonces) == 1 else ""
 
 
 def _job_of(found: Found, name: str, base_url: str, headers: Headers, nonce: str = "") -> Job:

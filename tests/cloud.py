@@ -138,8 +138,9 @@ class Cloud:
                 shown = (sub.nonce, sub.suite) if self.tells_nonce else ("", "")
                 running = (job.status or self.default).state is JobState.RUNNING
                 yield Found(
-                    job.job_id, job.created_at, sub.count, *shown, sub.endpoint, running=running
-                )
+                    job.job_id, job.created_at, sub.count, *shown, sub.endpoint, running=running,
+                    opaque=not self.tells_nonce,
+                )  # fmt: skip
 
     def input_ids(self, job_id: str) -> frozenset[str] | None:
         job = self.jobs[job_id]

@@ -262,11 +262,13 @@ class TestCrashes:
         world.start()
         assert world.run(ask(1)) and world.cloud.bought() == {key_of(1): 1}
 
+    @pytest.mark.parametrize("tells_nonce", [True, False])
     def test_an_older_cache_is_completed_from_the_provider(
-        self, world: World, tmp_path: Path
+        self, world: World, tmp_path: Path, tells_nonce: bool
     ) -> None:
         """A cache that CI restored knows the first job and not the second; so does one of which a
         kill interrupted the repair."""
+        world.cloud.tells_nonce = tells_nonce
         world.run(ask(1))
         shutil.copytree(world.root, tmp_path / "old")
         world.run(ask(2, model="gpt-y"), ask(3))

@@ -72,6 +72,8 @@ class Found:
     model: str = ""
     input_ref: str = ""
     running: bool = True
+    opaque: bool = False
+    """Whether nothing but its results tells whose it is: the provider keeps no metadata."""
 
 
 class Client(Protocol):

@@ -313,6 +313,7 @@ def _found(batch: Mapping[str, Any]) -> Found:
         total=status.total,
         endpoint="/messages",
         running=status.state is JobState.RUNNING,
+        opaque=True,
     )
 
 
