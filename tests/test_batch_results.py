@@ -315,6 +315,8 @@ class TestRejections:
         ended = [job.lines.values() for job in world.cloud.jobs.values() if job.status is ENDED]
         sent = [body["n"] for lines in ended for body in lines]
         assert set(sent[:4]) == {6, 7, 8, 9}, "the highest priority first"
+        waited = world.clock() - 10_000
+        assert (waited < 300) == bool(limit), "a named limit is no matter of waiting"
 
     def test_others_fill_the_room(self, world: World) -> None:
         """A batch far below the limit is not cut: it has to wait, whatever its size."""
