@@ -1,4 +1,4 @@
-"""Frozen data that every other module speaks in. Imports nothing of the package."""
+"""Frozen data that every other module speaks in."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from pytest_langasync.exceptions import ConfigurationError
+
 __all__ = [
     "Answer",
+    "AttemptOptions",
     "Call",
     "Credentials",
     "Job",
     "JobState",
     "JobStatus",
     "Request",
-    "Row",
+    "ResultRow",
     "canonical_json",
 ]
 
@@ -190,8 +193,45 @@ class Job:
     reason: str = ""
 
 
+PRIORITIES = ("high", "normal", "low")
+"""The order in which jobs are created."""
+
+
 @dataclass(frozen=True)
-class Row:
+class AttemptOptions:
+    """How the calls of one attempt are sent."""
+
+    realtime: bool = False
+    """Whether its calls go out at once, at list price."""
+    priority: int = 1
+    """0 high, 1 normal, 2 low: the order in which jobs are created."""
+    max_retries: int | None = None
+    """How often a failure that was not the request's fault is sent again; None takes the run's
+    setting."""
+    sample: str = ""
+    """Sets the test's answers apart from those of other repeats of it, also where answers are
+    shared."""
+
+    @classmethod
+    def of(cls, *, priority: str = "normal", max_retries: int | None = None) -> AttemptOptions:
+        """Check what a person gave.
+
+        Raises:
+            ConfigurationError: a wrong value.
+        """
+        if priority not in PRIORITIES:
+            raise ConfigurationError(f"priority={priority!r} is not one of 'high', 'normal', 'low'")
+        if max_retries is not None and (
+            isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0
+        ):
+            raise ConfigurationError(
+                f"max_retries={max_retries!r} is not a whole number of 0 or more"
+            )
+        return cls(priority=PRIORITIES.index(priority), max_retries=max_retries)
+
+
+@dataclass(frozen=True)
+class ResultRow:
     """What a job returned for one ``custom_id``, in one shape for all providers.
 
     ``retryable`` says that the request itself was not at fault (rate limit, server error, expired,
@@ -219,7 +259,7 @@ def split_custom_id(custom_id: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class MissingCall:
     """A recorded call without an answer. Its body is in the store's spool (``Store.spooled``)."""
 
     key: str

@@ -27,7 +27,7 @@ LAYERS = (
     {"work"},
     {"records", "runner", "monitor"},
     {"engine", "budget", "deferral", "edits", "hosts"},
-    {"desk", "forks", "unused"},
+    {"router", "forks", "unused"},
     {"detour"},
     {"cli", "__main__"},
     {"evaluators"},

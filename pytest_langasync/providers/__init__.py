@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pytest_langasync.exceptions import ConfigurationError
-from pytest_langasync.models import Credentials, JobStatus, Request, Row
+from pytest_langasync.models import Credentials, JobStatus, Request, ResultRow
 
 __all__ = [
     "Client",
@@ -94,7 +94,7 @@ class Client(Protocol):
     def status(self, job_id: str) -> JobStatus:
         """Poll once. Raises ``JobNotFoundError`` when the provider does not know the job."""
 
-    def rows(self, job_id: str, status: JobStatus) -> Iterator[Row]:
+    def rows(self, job_id: str, status: JobStatus) -> Iterator[ResultRow]:
         """Yield the rows of an ended job, in the provider's order, straight from the download."""
 
     def cancel(self, job_id: str) -> None:

@@ -13,10 +13,10 @@ from pytest_langasync.exceptions import (
     CreateUnknownError,
     JobNotFoundError,
 )
-from pytest_langasync.models import Credentials, JobState, JobStatus, Request, Row
+from pytest_langasync.models import Credentials, JobState, JobStatus, Request, ResultRow
 from pytest_langasync.providers import Created, Found, Limits, Submission
-from pytest_langasync.providers._failure import Failure, is_out_of_money, retry_after
-from pytest_langasync.providers._http import (
+from pytest_langasync.providers.failures import Failure, is_out_of_money, retry_after
+from pytest_langasync.providers.http import (
     PLACEHOLDER_KEY,
     Channel,
     Policy,
@@ -170,7 +170,7 @@ class AnthropicClient:
         )
         return _job_status(reply)
 
-    def rows(self, job_id: str, status: JobStatus) -> Iterator[Row]:
+    def rows(self, job_id: str, status: JobStatus) -> Iterator[ResultRow]:
         """Yield the rows of an ended job, in Anthropic's order.
 
         Raises:
@@ -317,29 +317,29 @@ def _found(batch: Mapping[str, Any]) -> Found:
     )
 
 
-def _row(line: Mapping[str, Any]) -> Row:
+def _row(line: Mapping[str, Any]) -> ResultRow:
     custom_id, result = str(line["custom_id"]), line.get("result")
     result = result if isinstance(result, dict) else {}
     kind = str(result.get("type") or "missing")
     message = result.get("message")
     if kind == "succeeded" and isinstance(message, dict):
-        return Row(custom_id, 200, message)
+        return ResultRow(custom_id, 200, message)
     if kind == "errored" and isinstance(result.get("error"), dict):
         return _errored(custom_id, result["error"])
     lost = (500, "api_error", f"The batch returned no message for this request ({kind}).")
     status, error_type, text = UNANSWERED.get(kind, lost)
     error = {"type": error_type, "message": text}
     body = {"type": "error", "error": error, "request_id": None}
-    return Row(custom_id, status, body, retryable=True)
+    return ResultRow(custom_id, status, body, retryable=True)
 
 
-def _errored(custom_id: str, envelope: Mapping[str, Any]) -> Row:
+def _errored(custom_id: str, envelope: Mapping[str, Any]) -> ResultRow:
     error = envelope.get("error")
     if not isinstance(error, dict):  # without the usual double nesting
         error, envelope = dict(envelope), {"type": "error", "error": dict(envelope)}
     status = STATUS_OF_TYPE.get(str(error.get("type")), 500)
     retryable = (status == 429 or status >= 500) and not is_out_of_money(error)
-    return Row(custom_id, status, envelope, str(envelope.get("request_id") or ""), retryable)
+    return ResultRow(custom_id, status, envelope, str(envelope.get("request_id") or ""), retryable)
 
 
 ANTHROPIC = Anthropic()

@@ -18,10 +18,10 @@ from pytest_langasync.exceptions import (
     JobNotFoundError,
     LangasyncError,
 )
-from pytest_langasync.models import Credentials, JobState, JobStatus, Request, Row
+from pytest_langasync.models import Credentials, JobState, JobStatus, Request, ResultRow
 from pytest_langasync.providers import Created, Found, Limits, Submission
-from pytest_langasync.providers._failure import Failure, is_out_of_money, retry_after
-from pytest_langasync.providers._http import (
+from pytest_langasync.providers.failures import Failure, is_out_of_money, retry_after
+from pytest_langasync.providers.http import (
     PLACEHOLDER_KEY,
     Channel,
     Policy,
@@ -178,7 +178,7 @@ class OpenAIClient:
             missing=f"OpenAI does not know the batch {job_id}",
         )
 
-    def rows(self, job_id: str, status: JobStatus) -> Iterator[Row]:
+    def rows(self, job_id: str, status: JobStatus) -> Iterator[ResultRow]:
         """Yield the rows of the output file, then of the error file.
 
         Raises:
@@ -371,7 +371,7 @@ def _found(batch: Mapping[str, Any]) -> Found:
     )
 
 
-def _row(line: Mapping[str, Any]) -> Row:
+def _row(line: Mapping[str, Any]) -> ResultRow:
     custom_id, response = str(line["custom_id"]), line.get("response")
     if not isinstance(response, dict):
         return _unanswered(custom_id, line.get("error"))
@@ -384,16 +384,16 @@ def _row(line: Mapping[str, Any]) -> Row:
     error = body.get("error") if isinstance(body, dict) else None
     broke = isinstance(error, dict) and is_out_of_money(error)
     retryable = (status in (408, 429) or status >= 500) and not broke
-    return Row(custom_id, status, body, request_id, retryable)
+    return ResultRow(custom_id, status, body, request_id, retryable)
 
 
-def _unanswered(custom_id: str, error: Any, request_id: str = "") -> Row:
+def _unanswered(custom_id: str, error: Any, request_id: str = "") -> ResultRow:
     """A request that has no HTTP answer: expired, cancelled, or lost inside the provider."""
     error = error if isinstance(error, dict) else {"message": error}
     code = str(error.get("code") or "no_response")
     message = str(error.get("message") or "The batch returned no response for this request.")
     body = {"error": {"message": message, "type": "server_error", "param": None, "code": code}}
-    return Row(custom_id, STATUS_OF_CODE.get(code, 500), body, request_id, retryable=True)
+    return ResultRow(custom_id, STATUS_OF_CODE.get(code, 500), body, request_id, retryable=True)
 
 
 OPENAI = OpenAI()

@@ -1,0 +1,24 @@
+"""Answers that a run paid for and no test used: its books are complete only with them."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from pytest_langasync.cache.store import Store
+from pytest_langasync.costs.ledger import UNUSED, Ledger
+from pytest_langasync.models import Request
+
+__all__ = ["enter_unused"]
+
+
+def enter_unused(ledger: Ledger, store: Store, used: Container[str]) -> None:
+    """Enter in the ledger what came during its run and is not in ``used``, the keys that were."""
+    tests = set(ledger.tests())
+    for key in (key for key in store.received_since(ledger.started_at) if key not in used):
+        answer, stored = store.answer(key), store.request(key)
+        if answer is not None and stored is not None:
+            meta = stored.meta
+            body = stored.body() or {"model": meta.model}
+            request = Request(meta.provider, meta.base_url, meta.endpoint, body, meta.headers)
+            owner = stored.owner if stored.owner in tests else UNUSED
+            ledger.unused(owner, key, request, answer)

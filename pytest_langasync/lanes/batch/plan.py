@@ -1,0 +1,159 @@
+"""What goes into which batch."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_langasync.config import Settings
+from pytest_langasync.models import Job, JobState, MissingCall, make_custom_id
+from pytest_langasync.providers import Limits, Provider
+
+NONCE_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+NONCE_LENGTH = 12
+LIMIT = re.compile(r"[Ll]imit: ([\d,]+) enqueued tokens")
+BYTES_PER_TOKEN = 4
+
+Place = tuple[str, str, str, str]
+"""Where a provider counts what waits: its name, base URL, account and model."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedRequest:
+    """A request that somebody waits for, and how often it has been sent in vain."""
+
+    pending: MissingCall
+    settled: Callable[[str], bool]
+    """Whether the stored answer of its key counts."""
+    retry_of: str = ""
+    depth: int = 0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How patiently to poll and how often to try again. Times are in seconds."""
+
+    poll_interval: float = 60.0
+    """The longest pause between two polls of a job."""
+    first_poll: float = 1.0
+    """The pause before the first poll; each further one is twice as long."""
+    max_retries: int = 3
+    """How often a failure that was not the request's fault is sent again."""
+    patience: float = 60.0
+    """How long to look for a batch whose creation is in doubt before it counts as absent."""
+    adopt_since: float = 0.0
+    """With an empty cache, jobs created before this moment (since the epoch) are not looked for."""
+    tidy_before: float = 0.0
+    """Files of jobs that ended before this moment are deleted at the provider; 0 keeps all."""
+
+    @classmethod
+    def of(cls, settings: Settings, started_at: float) -> Policy:
+        """Return the policy of a run that began at ``started_at`` (since the epoch)."""
+        return cls(
+            poll_interval=settings.poll_interval,
+            first_poll=0.02 if settings.sandbox else min(1.0, settings.poll_interval),
+            max_retries=settings.max_retries,
+            patience=0.0 if settings.sandbox else min(60.0, settings.poll_interval),
+            adopt_since=settings.oldest(started_at),
+            tidy_before=0.0 if settings.keep_files else started_at,
+        )
+
+
+class Lines:
+    """(custom_id, body) of each request, read from the spool as often as it is iterated."""
+
+    def __init__(
+        self, nonce: str, asks: Sequence[QueuedRequest], body: Callable[[str], Mapping[str, Any]]
+    ) -> None:
+        self._nonce, self._asks, self._body = nonce, asks, body
+
+    def __iter__(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        for ask in self._asks:
+            key = ask.pending.key
+            yield make_custom_id(self._nonce, key), self._body(key)
+
+
+def new_nonce() -> str:
+    """Return 12 random letters and digits that tell our batch from every other."""
+    return "".join(secrets.choice(NONCE_LETTERS) for _ in range(NONCE_LENGTH))
+
+
+def place_of(pending: MissingCall) -> Place:
+    """Return where this request waits."""
+    return (pending.provider, pending.base_url, pending.credentials.account, pending.model)
+
+
+class Room:
+    """How much may wait at each place, as far as refusals have told."""
+
+    def __init__(self) -> None:
+        self._most: dict[Place, int] = {}
+
+    def most(self, place: Place) -> int | None:
+        """Return how many requests a batch may hold there, or None where all were taken so far."""
+        return self._most.get(place)
+
+    def refused(self, asks: Sequence[QueuedRequest], why: str, jobs: Iterable[Job]) -> bool:
+        """Note that there was no room for a batch; return whether to try a smaller one at once.
+
+        While another of ``jobs`` waits there, room will come by itself. So it will where the limit
+        that the provider names is far above the batch: then others fill the room.
+        """
+        p = asks[0].pending
+        waiting = (j for j in jobs if j.state is JobState.RUNNING and j.model in (p.model, ""))
+        if any((j.provider, j.base_url) == (p.provider, p.base_url) for j in waiting):
+            return False
+        named = LIMIT.search(why)
+        tokens = sum(ask.pending.size for ask in asks) // BYTES_PER_TOKEN
+        if named and 4 * tokens < int(named[1].replace(",", "")):
+            return False
+        self._most[place_of(p)] = max(1, len(asks) // 2)
+        return named is not None and len(asks) > 1
+
+
+def plan(
+    asks: Iterable[QueuedRequest], lookup: Callable[[str], Provider], room: Room
+) -> list[list[QueuedRequest]]:
+    """Group requests that may share a batch, split at the provider's limits, by priority."""
+    groups: dict[tuple[Any, ...], list[QueuedRequest]] = {}
+    for ask in asks:
+        limits = lookup(ask.pending.provider).limits
+        groups.setdefault(_group(ask, limits), []).append(ask)
+    ordered = sorted(groups.items(), key=lambda item: item[0][0])
+    return [chunk for _, group in ordered for chunk in _split(group, lookup, room)]
+
+
+def _group(ask: QueuedRequest, limits: Limits) -> tuple[Any, ...]:
+    p = ask.pending
+    model = p.model if limits.one_model else ""
+    return (
+        p.priority, p.provider, p.base_url, p.credentials.account, p.endpoint, p.headers, model,
+        ask.retry_of, ask.depth,
+    )  # fmt: skip
+
+
+def _split(
+    group: Sequence[QueuedRequest], lookup: Callable[[str], Provider], room: Room
+) -> Iterator[list[QueuedRequest]]:
+    provider = lookup(group[0].pending.provider)
+    limits, most = provider.limits, room.most(place_of(group[0].pending))
+    chunk: list[QueuedRequest] = []
+    left, inputs = limits.bytes, limits.requests
+    for ask in group:
+        custom_id = make_custom_id("x" * NONCE_LENGTH, ask.pending.key)
+        size = provider.line_bytes(custom_id, ask.pending.size)
+        if chunk and (size > left or ask.pending.inputs > inputs or len(chunk) == most):
+            yield chunk
+            chunk, left, inputs = [], limits.bytes, limits.requests
+        chunk.append(ask)
+        left, inputs = left - size, inputs - ask.pending.inputs
+    yield chunk
+
+
+def one_model(asks: Iterable[QueuedRequest]) -> str:
+    """Return the model that all requests name, or an empty string."""
+    models = {ask.pending.model for ask in asks}
+    return models.pop() if len(models) == 1 else ""

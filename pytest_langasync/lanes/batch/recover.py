@@ -1,0 +1,296 @@
+"""What is at the provider already: submissions that a crash left behind, jobs of a lost cache."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+
+from pytest_langasync.cache.store import Intent, Store
+from pytest_langasync.exceptions import (
+    CacheError,
+    ConfigurationError,
+    JobNotFoundError,
+    LangasyncError,
+    ProviderError,
+)
+from pytest_langasync.lanes.batch.plan import Policy, QueuedRequest
+from pytest_langasync.models import Credentials, Event, Job, MissingCall, split_custom_id
+from pytest_langasync.providers import Client, Found
+
+KEPT = 30 * 86400.0
+"""How long providers keep a batch's results, in seconds."""
+LISTED = 1000
+"""How many batches of a provider's list are looked at before giving up."""
+SKEW = 3600.0
+"""How far the provider's clock may differ from ours, in seconds."""
+FIRST_PAUSE = 2.0
+"""Seconds between the first two looks for a submission; each further pause is twice as long."""
+DOUBT = (
+    "a submission is in doubt, and nothing of it is bought before the provider can tell; to give "
+    "it up: python -m pytest_langasync doctor"
+)
+SUITE_JOBS = 50
+"""How many recent jobs of this suite are looked into."""
+MINUTE = 60.0
+OPAQUE_REQUESTS = 10_000
+"""How large a batch may be whose results are read only to learn whose it is."""
+
+Headers = tuple[tuple[str, str], ...]
+ClientOf = Callable[[str, str, Credentials, Headers], Client]
+Failures = list[tuple[LangasyncError, list[QueuedRequest]]]
+
+
+class Verdict(enum.Enum):
+    """What a look at the provider says about a submission that was not found."""
+
+    ABSENT = "absent"
+    UNDECIDED = "undecided"
+
+
+class Search:
+    """Looks for what was bought, before it is bought again. Call it with the cache's lock held."""
+
+    def __init__(
+        self,
+        store: Store,
+        suite: str,
+        policy: Policy,
+        notify: Callable[[Event], None],
+        client: ClientOf,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._store = store
+        self._suite = suite
+        self._policy = policy
+        self._notify = notify
+        self._client = client
+        self._clock = clock
+        self._sleep = sleep
+        self._recent: dict[tuple[str, str, str], list[Found]] = {}
+
+    # Submissions
+
+    def recover(
+        self, asks: list[QueuedRequest], failures: Failures
+    ) -> tuple[list[QueuedRequest], list[QueuedRequest]]:
+        """Settle the open submissions that hold a wanted request.
+
+        Returns what may go on, and what has to wait because the provider cannot tell yet.
+        """
+        undecided: list[QueuedRequest] = []
+        for intent in self._store.intents():
+            concerned = self._concerned(asks, intent)
+            if not concerned:
+                continue
+            try:
+                verdict = self._settle(intent, concerned[0].pending)
+            except (ConfigurationError, ProviderError) as error:
+                failures.append((error, concerned))
+            else:
+                if verdict is not Verdict.UNDECIDED:
+                    continue
+                undecided += concerned
+            held = {ask.pending.key for ask in concerned}
+            asks = [ask for ask in asks if ask.pending.key not in held]
+        return asks, undecided
+
+    def _concerned(self, asks: list[QueuedRequest], intent: Intent) -> list[QueuedRequest]:
+        """Return what an open submission holds, or may hold where its requests are damaged."""
+        keys = self._store.intent_keys(intent.nonce)
+        held = [ask for ask in asks if ask.pending.key in keys]
+        if len(keys) >= intent.count:
+            return held
+        place = (intent.meta.provider, intent.meta.base_url)
+        there = (ask for ask in asks if (ask.pending.provider, ask.pending.base_url) == place)
+        return held + [ask for ask in there if ask.pending.key not in keys]
+
+    def _settle(self, intent: Intent, pending: MissingCall) -> Found | Verdict:
+        meta = intent.meta
+        client = self._client(meta.provider, meta.base_url, pending.credentials, meta.headers)
+        found = self.look(intent, client)
+        if isinstance(found, Found):
+            self.promote(intent, found)
+        elif found is Verdict.ABSENT:
+            self._store.drop_intent(intent.nonce)
+        return found
+
+    def look(self, intent: Intent, client: Client) -> Found | Verdict:
+        """Look for a submission, again and again while it may still come to be listed."""
+        known = [job.id for job in self._store.jobs()]
+        begun, pause = self._clock(), FIRST_PAUSE
+        # One that was noted long ago is listed by now; when it was sent since then, nobody knows.
+        fresh = begun - intent.created_at < 10 * self._policy.patience
+        end = begun + (self._policy.patience if fresh else 0.0)
+        while True:
+            found = look(client, intent, known)
+            left = end - self._clock()
+            if found is not Verdict.ABSENT or left <= 0:
+                return found
+            text = "its creation was not confirmed: looking for it at the provider"
+            meta = intent.meta
+            self._notify(Event("waiting", meta.provider, meta.model, intent.count, message=text))
+            self._sleep(min(pause, left))
+            pause *= 2
+
+    def promote(self, intent: Intent, found: Found) -> Job:
+        """Enter a submission that was found, or has just succeeded, as a job."""
+        meta = intent.meta
+        job = Job(
+            id=found.job_id,
+            provider=meta.provider,
+            base_url=meta.base_url,
+            endpoint=meta.endpoint,
+            model=meta.model,
+            headers=meta.headers,
+            nonce=intent.nonce,
+            # Our own clock, so that it can be compared with the beginning of a run.
+            created_at=intent.created_at,
+            requests=intent.count,
+            input_ref=found.input_ref,
+            metadata=intent.metadata,
+        )
+        return self._store.promote(intent.nonce, job)
+
+    # Jobs that the cache does not know
+
+    def suite(self, asks: Sequence[QueuedRequest], failures: Failures) -> list[QueuedRequest]:
+        """Look for wanted requests among this suite's jobs; return what may go on.
+
+        The cache may be lost, or older than the jobs (restored by CI, or damaged). Each wave looks
+        again: an answer may lead to requests that were bought long ago.
+        """
+        groups: dict[tuple[str, str, str], list[QueuedRequest]] = {}
+        for ask in asks:
+            groups.setdefault(_account(ask.pending), []).append(ask)
+        for group in groups.values():
+            wanted = {ask.pending.key for ask in group}
+            try:
+                self._take_in(group[0].pending, wanted)
+            except CacheError:
+                raise
+            except (ConfigurationError, ProviderError) as error:
+                failures.append((error, group))
+        failed = {ask.pending.key for _, group in failures for ask in group}
+        return [ask for ask in asks if ask.pending.key not in failed]
+
+    def _take_in(self, pending: MissingCall, keys: set[str]) -> None:
+        p, wanted = pending, {key for key in keys if self._store.in_flight(key) is None}
+        if not (wanted and self._suite):
+            return
+        client = self._client(p.provider, p.base_url, p.credentials, p.headers)
+        adopted: list[tuple[Found, frozenset[str]]] = []
+        for found in self._suite_jobs(pending, client):
+            if not wanted:
+                break
+            ids = None if self._store.job(found.job_id) else client.input_ids(found.job_id)
+            held = {split_custom_id(custom_id)[1] for custom_id in ids or ()}
+            if ids and held & wanted:
+                wanted -= held
+                adopted.append((found, ids))
+        for found, ids in reversed(adopted):  # of two jobs with a request the newest counts
+            job = _job_of(found, p.provider, p.base_url, p.headers, _nonce_of(ids))
+            self._store.adopt(job, ids)
+
+    def _suite_jobs(self, pending: MissingCall, client: Client) -> list[Found]:
+        """Return this suite's recent jobs that the cache has never heard of, newest first.
+
+        Where a provider's batches do not tell whose they are, those that have ended since the
+        newest that the cache knows: a cache that CI restored may be older than its last jobs.
+        """
+        place = _account(pending)
+        if place not in self._recent:
+            known = {job.id for job in self._store.jobs()}
+            open_ = {intent.nonce for intent in self._store.intents()}
+            here = (j for j in self._store.jobs() if (j.provider, j.base_url) == place[:2])
+            newest = max((job.created_at for job in here), default=None)
+            oldest = self._policy.adopt_since  # the provider counts in whole seconds
+
+            def may_be_ours(found: Found) -> bool:
+                if not found.opaque:
+                    ours = found.suite == self._suite and bool(found.nonce)
+                    return ours and found.nonce not in open_
+                recent = newest is not None and found.created_at + MINUTE >= newest
+                return recent and not found.running and found.total <= OPAQUE_REQUESTS
+
+            listed = client.find(max(self._clock() - KEPT, oldest))
+            new = (f for f in listed if f.job_id not in known and f.created_at >= oldest)
+            self._recent[place] = list(itertools.islice(filter(may_be_ours, new), SUITE_JOBS))
+        return self._recent[place]
+
+    def adopt(
+        self, job_id: str, name: str, base_url: str, credentials: Credentials, endpoint: str
+    ) -> Job:
+        """Take in a job known by its ID alone. Raises as ``Batcher.attach`` does."""
+        client = self._client(name, base_url, credentials, ())
+        try:
+            status = client.status(job_id)
+            ids = client.input_ids(job_id)
+        except JobNotFoundError as error:
+            raise ConfigurationError(str(error)) from error
+        listed = (f for f in client.find(self._clock() - KEPT) if f.job_id == job_id)
+        found = next(listed, Found(job_id, self._clock(), status.total, endpoint=endpoint))
+        job = _job_of(found, name, base_url, (), _nonce_of(ids or ()))
+        return self._store.adopt(job, ids)
+
+
+def _account(pending: MissingCall) -> tuple[str, str, str]:
+    return (pending.provider, pending.base_url, pending.credentials.account)
+
+
+def _nonce_of(custom_ids: Iterable[str]) -> str:
+    """Return the one nonce of a job's requests, or an empty string."""
+    nonces = {split_custom_id(custom_id)[0] for custom_id in custom_ids} - {""}
+    return nonces.pop() if len(nonces) == 1 else ""
+
+
+def _job_of(found: Found, name: str, base_url: str, headers: Headers, nonce: str = "") -> Job:
+    return Job(
+        id=found.job_id,
+        provider=name,
+        base_url=base_url,
+        endpoint=found.endpoint,
+        model=found.model,
+        headers=headers,
+        nonce=found.nonce or nonce,
+        created_at=found.created_at,
+        requests=found.total,
+        input_ref=found.input_ref,
+        metadata={"suite": found.suite} if found.suite else {},
+    )
+
+
+def look(client: Client, intent: Intent, known: Iterable[str]) -> Found | Verdict:
+    """Look once for a submission among the provider's batches.
+
+    A running batch of the same size, of which nothing but its results can tell, leaves it
+    undecided. ``known`` are the jobs that belong to other submissions.
+
+    Raises:
+        ProviderError: the list could not be read, or is too long to be sure.
+    """
+    known, seen, undecided = set(known), 0, False
+    for found in client.find(intent.created_at - SKEW, LISTED):
+        seen += 1
+        if found.job_id in known:
+            continue
+        if found.nonce:
+            if found.nonce == intent.nonce:
+                return found
+        elif found.total in (0, intent.count):
+            nonces = _nonces(client, found.job_id)
+            if nonces is not None and intent.nonce in nonces:
+                return found
+            undecided = undecided or (nonces is None and found.running)
+    if seen >= LISTED:
+        raise ProviderError("too many recent batches to tell whether a submission is among them")
+    return Verdict.UNDECIDED if undecided else Verdict.ABSENT
+
+
+def _nonces(client: Client, job_id: str) -> frozenset[str] | None:
+    try:
+        ids = client.input_ids(job_id)
+    except JobNotFoundError:
+        return frozenset()
+    return None if ids is None else frozenset(split_custom_id(custom_id)[0] for custom_id in ids)

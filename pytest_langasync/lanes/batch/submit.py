@@ -1,0 +1,244 @@
+"""Buying each request once: into a running job, into one that was found, or into a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pytest_langasync.cache.records import RequestMeta
+from pytest_langasync.cache.store import Intent, Store
+from pytest_langasync.exceptions import (
+    CapacityError,
+    ConfigurationError,
+    CreateUnknownError,
+    ProviderError,
+)
+from pytest_langasync.lanes.batch.plan import (
+    Lines,
+    Place,
+    Policy,
+    QueuedRequest,
+    Room,
+    new_nonce,
+    one_model,
+    place_of,
+    plan,
+)
+from pytest_langasync.lanes.batch.recover import Failures, Headers, Search, Verdict
+from pytest_langasync.lanes.batch.tidy import tidy
+from pytest_langasync.models import Credentials, Event, Job, JobState
+from pytest_langasync.providers import Client, Found, Provider, Submission, by_name
+
+Connect = Callable[[str, str, Credentials, Headers], Client]
+
+
+def connect_to(provider: str, base_url: str, credentials: Credentials, headers: Headers) -> Client:
+    """Return the provider's own client."""
+    return by_name(provider).client(base_url, credentials, headers)
+
+
+@dataclass
+class Placed:
+    """What became of requests that could not be sent."""
+
+    full: list[QueuedRequest] = field(default_factory=list)
+    undecided: list[QueuedRequest] = field(default_factory=list)
+    failures: Failures = field(default_factory=list)
+
+
+class Watcher(Protocol):
+    """Told of each job in which somebody waits for a request."""
+
+    def __call__(
+        self, job: Job, credentials: Credentials, asks: Iterable[QueuedRequest], *, fresh: bool
+    ) -> None: ...
+
+
+class Submitter:
+    """Puts requests into jobs: running ones, found ones, new ones."""
+
+    def __init__(
+        self,
+        store: Store,
+        suite: str,
+        policy: Policy,
+        notify: Callable[[Event], None],
+        connect: Connect,
+        lookup: Callable[[str], Provider],
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        watch: Watcher,
+    ) -> None:
+        self._store = store
+        self._suite = suite
+        self._policy = policy
+        self._notify = notify
+        self._connect = connect
+        self._lookup = lookup
+        self._clock = clock
+        self._watch = watch
+        self._clients: dict[tuple[str, str, str, Headers], Client] = {}
+        self._room = Room()
+        self._search = Search(store, suite, policy, notify, self.client, clock, sleep)
+
+    def client(
+        self, name: str, base_url: str, credentials: Credentials, headers: Headers
+    ) -> Client:
+        """Return the one client of this provider, base URL, account and headers."""
+        place = (name, base_url, credentials.account, headers)
+        if place not in self._clients:
+            self._clients[place] = self._connect(name, base_url, credentials, headers)
+        return self._clients[place]
+
+    def close(self) -> None:
+        """Close all clients."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+    def tidy(self) -> None:
+        """Delete files at the providers in use that earlier runs needed."""
+        clients: dict[tuple[str, str], list[Client]] = {}
+        for (name, base_url, _, _), client in self._clients.items():
+            clients.setdefault((name, base_url), []).append(client)
+        if self._policy.tidy_before:
+            tidy(self._store, clients, self._policy.tidy_before)
+
+    def place(self, asks: Iterable[QueuedRequest]) -> Placed:
+        """Put each request into a job, under the lock of the cache."""
+        placed = Placed()
+        wanted = {ask.pending.key: ask for ask in asks}
+
+        def on_wait() -> None:
+            message = "another process is submitting"
+            self._notify(Event("waiting", requests=len(wanted), message=message))
+
+        with self._store.lock(on_wait):
+            left = self._found(wanted.values(), placed)
+            self._buy(self._attach_unread(self._attach(left), placed), placed)
+        return placed
+
+    def look_up(self, asks: Iterable[QueuedRequest]) -> Placed:
+        """Wait for what of these requests was bought already; buy nothing."""
+        placed = Placed()
+        with self._store.lock():
+            self._attach_unread(self._attach(self._found(asks, placed)), placed)
+        return placed
+
+    def adopt(
+        self, job_id: str, name: str, base_url: str, credentials: Credentials, endpoint: str
+    ) -> Job:
+        """Take in a job known by its ID alone. Raises as ``Batcher.attach`` does."""
+        return self._search.adopt(job_id, name, base_url, credentials, endpoint)
+
+    def _found(self, asks: Iterable[QueuedRequest], placed: Placed) -> list[QueuedRequest]:
+        """Return the requests without an answer, once all is known that was bought of them."""
+        self._store.refresh()
+        left = [ask for ask in asks if not ask.settled(ask.pending.key)]
+        left = self._search.suite(left, placed.failures)
+        left, undecided = self._search.recover(left, placed.failures)
+        placed.undecided += undecided
+        return left
+
+    def _attach_unread(self, asks: list[QueuedRequest], placed: Placed) -> list[QueuedRequest]:
+        """Wait for running jobs whose requests are not known, before anything is bought there."""
+        running = (job for job in self._store.jobs() if job.state is JobState.RUNNING)
+        unread = [job for job in running if not self._store.contents_known(job.id)]
+        others: list[QueuedRequest] = []
+        for ask in asks:
+            p = ask.pending
+            jobs = [j for j in unread if (j.provider, j.base_url) == (p.provider, p.base_url)]
+            for job in jobs:
+                self._watch(job, p.credentials, (), fresh=False)
+            (placed.undecided if jobs else others).append(ask)
+        return others
+
+    def _attach(self, asks: Iterable[QueuedRequest]) -> list[QueuedRequest]:
+        """Wait for the jobs in which requests are under way; return the others."""
+        others: list[QueuedRequest] = []
+        by_job: dict[tuple[str, str], list[QueuedRequest]] = {}
+        for ask in asks:
+            job = self._store.in_flight(ask.pending.key)
+            if job is None:
+                others.append(ask)
+            else:
+                by_job.setdefault((job.id, ask.pending.credentials.account), []).append(ask)
+        for (job_id, _), group in by_job.items():
+            if job := self._store.job(job_id):
+                self._watch(job, group[0].pending.credentials, group, fresh=False)
+        return others
+
+    def _buy(self, asks: Iterable[QueuedRequest], placed: Placed) -> None:
+        full: set[Place] = set()
+        for chunk in plan(asks, self._lookup, self._room):
+            p = chunk[0].pending
+            if place_of(p) in full:
+                placed.full += chunk
+                continue
+            try:
+                if self._create(chunk) is Verdict.UNDECIDED:
+                    placed.undecided += chunk
+                if self._room.most(place_of(p)):  # one at a time: the next is tried later
+                    full.add(place_of(p))
+            except CapacityError as error:
+                full.add(place_of(p))
+                placed.full += chunk
+                self.no_room(chunk, str(error))
+                self._notify(Event("waiting", p.provider, p.model, len(chunk), message=str(error)))
+            except (ConfigurationError, ProviderError) as error:
+                placed.failures.append((error, chunk))
+
+    def no_room(self, asks: Sequence[QueuedRequest], why: str) -> bool:
+        """Note that a batch found no room; return whether to try a smaller one at once."""
+        return self._room.refused(asks, why, self._store.jobs())
+
+    # One batch
+
+    def _create(self, asks: Sequence[QueuedRequest]) -> Verdict | None:
+        """Create one batch, noted before and after; UNDECIDED when it may or may not exist."""
+        p = asks[0].pending
+        client = self.client(p.provider, p.base_url, p.credentials, p.headers)
+        intent = self._intend(asks)
+        submission = Submission(
+            nonce=intent.nonce,
+            endpoint=p.endpoint,
+            headers=p.headers,
+            lines=Lines(intent.nonce, asks, self._store.spooled),
+            count=len(asks),
+            suite=self._suite,
+        )
+        self._notify(Event("uploading", p.provider, intent.meta.model, len(asks)))
+        for _ in range(2):
+            try:
+                created = client.create(submission)
+            except CreateUnknownError:
+                found = self._search.look(intent, client)
+                if found is Verdict.UNDECIDED:
+                    return Verdict.UNDECIDED
+                if found is Verdict.ABSENT:
+                    continue
+                job = self._search.promote(intent, found)
+            except (ConfigurationError, ProviderError):
+                self._store.drop_intent(intent.nonce)
+                raise
+            else:
+                job = self._search.promote(
+                    intent,
+                    Found(created.job_id, created.created_at, 0, input_ref=created.input_ref),
+                )
+            self._watch(job, p.credentials, asks, fresh=True)
+            return None
+        raise ProviderError(
+            f"{p.provider} did not answer when a batch of {len(asks)} requests was created; "
+            "the next run looks for it before it buys anything again"
+        )
+
+    def _intend(self, asks: Sequence[QueuedRequest]) -> Intent:
+        first, p = asks[0], asks[0].pending
+        meta = RequestMeta(p.provider, p.base_url, p.endpoint, p.headers, one_model(asks))
+        facts = {"suite": self._suite, "retry_of": first.retry_of, "depth": str(first.depth or "")}
+        metadata = {name: value for name, value in facts.items() if value}
+        intent = Intent(new_nonce(), meta, self._clock(), len(asks), metadata)
+        self._store.write_intent(intent, (ask.pending for ask in asks))
+        return intent

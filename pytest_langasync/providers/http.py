@@ -1,0 +1,361 @@
+"""What the providers' files share: a client that keeps the key at home, retries, plain errors."""
+
+from __future__ import annotations
+
+import collections
+import json
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+from pytest_langasync.exceptions import (
+    CapacityError,
+    ConfigurationError,
+    CreateUnknownError,
+    JobNotFoundError,
+    LangasyncError,
+    ProviderError,
+)
+from pytest_langasync.models import Credentials
+from pytest_langasync.providers.failures import Failure, from_error, from_response
+
+__all__ = ["PLACEHOLDER_KEY", "Channel", "Policy", "Reply", "dumps", "lines", "safe_id"]
+
+T = TypeVar("T")
+
+PLACEHOLDER_KEY = "held-by-pytest-langasync"
+"""What the SDK is given as its key; the real one joins the request on its way out."""
+
+SDK_HEADERS = frozenset(
+    {"accept", "accept-encoding", "anthropic-version", "connection", "content-length"}
+    | {"content-type", "host", "transfer-encoding", "user-agent"}
+)
+DOWNLOADS = 3
+"""How often at most a file is fetched for the sake of a damaged or missing line."""
+CAPACITY = re.compile(r"enqueued|token_limit_exceeded|\bqueue", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How patient a client is. Times are in seconds."""
+
+    attempts: int = 5
+    timeout: float = 60.0
+    """The longest silence of the server during a poll or a download."""
+    create_timeout: float = 600.0
+    """The longest silence during an upload or a creation."""
+    sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
+    """Waits between two attempts."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A JSON object that came back, and its headers."""
+
+    body: Mapping[str, Any] = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class Channel:
+    """One base URL and one account: calls through an SDK, and downloads through its HTTP client.
+
+    The SDK gets a placeholder instead of a key and a hook gives each request the intercepted
+    headers, and those alone: nothing from the environment takes part, no log of the SDK can show a
+    key, and a redirect to another origin goes out without it.
+
+    Args:
+        sdk: the SDK's module (``openai`` or ``anthropic``).
+        provider: the name to use in messages.
+        base_url: as intercepted, without the endpoint.
+        credentials: the account's headers.
+        job_headers: further headers of every request.
+        policy: time-outs and retries.
+    """
+
+    def __init__(
+        self,
+        sdk: Any,
+        provider: str,
+        base_url: str,
+        credentials: Credentials,
+        job_headers: tuple[tuple[str, str], ...],
+        policy: Policy,
+    ) -> None:
+        self.policy = policy
+        self.base_url = base_url.rstrip("/")
+        account = {n.lower(): v for n, v in credentials.headers.items() if not _of_sdk(n.lower())}
+        self._headers = {**account, **dict(job_headers)}
+        self._secrets = _secrets(credentials)
+        parts = urlsplit(self.base_url)
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        self._where = f"{provider} at {shown}"
+        self.http: Any = sdk.DefaultHttpxClient(
+            timeout=policy.timeout, event_hooks={"request": [self._authorise]}
+        )
+        libraries = (sys.modules.get(name) for name in ("httpx", "httpx2"))
+        transport = (library.HTTPError for library in libraries if library is not None)
+        self._errors: tuple[type[Exception], ...] = (
+            sdk.APIError,
+            json.JSONDecodeError,
+            UnicodeDecodeError,
+            *transport,
+        )
+
+    def same_origin(self, url: str) -> bool:
+        """Return whether ``url`` has the scheme, host and port of the base URL."""
+        return _origin(url) == _origin(self.base_url)
+
+    def _authorise(self, request: Any) -> None:
+        for name in list(request.headers):
+            if not _of_sdk(name.lower()):
+                del request.headers[name]
+        if self.same_origin(str(request.url)):
+            request.headers.update(self._headers)
+
+    def ask(self, doing: str, act: Callable[[], Any], *, missing: str = "") -> Reply:
+        """Make an idempotent call, again after transient failures.
+
+        Args:
+            doing: completes the sentence "… failed while …" in an error.
+            act: the call, through the SDK; its raw response, or the parsed one.
+            missing: the message of a ``JobNotFoundError`` for the provider's own 404.
+
+        Raises:
+            ConfigurationError, JobNotFoundError, ProviderError: as ``Client`` describes.
+        """
+        try:
+            return self.attempt(act)
+        except Failure as failure:
+            raise self.explain(failure, doing, missing) from None
+
+    def attempt(
+        self, act: Callable[[], Any], again: Callable[[Failure], bool] | None = None
+    ) -> Reply:
+        """Like ``ask``, with a choice of what is tried again. Raises the last ``Failure``."""
+        return self._retried(lambda: _reply(act()), again or (lambda failure: failure.transient))
+
+    def create(
+        self, act: Callable[[], Any], again: Callable[[Failure], bool] = lambda failure: False
+    ) -> Reply:
+        """Make the one call that buys: sent again only where nothing can have been created.
+
+        Raises:
+            CreateUnknownError: it was sent, and its outcome is not known.
+            CapacityError: the provider has no room for it, or too many requests, now.
+            ConfigurationError, ProviderError: it was refused, or could not be sent.
+        """
+
+        def harmless(failure: Failure) -> bool:
+            words = f"{failure.message} {failure.error.get('code')}"
+            crowded = failure.status == 429 and not CAPACITY.search(words)
+            return not failure.out_of_money and (not failure.sent or crowded or again(failure))
+
+        try:
+            return self.attempt(act, harmless)
+        except Failure as failure:
+            raise self._explain_create(failure, again(failure)) from None
+
+    def _explain_create(self, failure: Failure, curable: bool) -> LangasyncError:
+        doing = "creating a batch"
+        text = self._sentence(failure, doing)
+        if not failure.sent or curable:
+            return ProviderError(text)
+        if failure.out_of_money:
+            return self.explain(failure, doing)
+        if failure.status == 429:
+            return CapacityError(text)
+        if failure.transient:
+            return CreateUnknownError(f"{text}; it may exist all the same")
+        return self.explain(failure, doing)
+
+    def download(self, url: str, missing: str, rows: int = 0) -> IO[bytes]:
+        """Return the JSONL at ``url``, whole, in a private temporary file without a name.
+
+        One with a damaged line, or with fewer than the ``rows`` that the provider's counters speak
+        of, is fetched again, and taken as it is when that does not help: counters may be wrong.
+
+        Raises:
+            JobNotFoundError: the provider no longer has it.
+            ConfigurationError, ProviderError: as ``Client`` describes.
+        """
+        last: list[IO[bytes]] = []
+
+        def act() -> IO[bytes]:
+            file = tempfile.TemporaryFile()  # noqa: SIM115  (handed to the caller)
+            try:
+                self._pour(url, file)
+            except BaseException:
+                file.close()
+                raise
+            last.append(file)
+            if len(last) < DOWNLOADS:
+                _check(file, rows)
+            return file
+
+        try:
+            return self._retried(act, lambda failure: failure.transient)
+        except Failure as failure:
+            raise self.explain(failure, "downloading results", missing) from None
+        finally:
+            for file in last[:-1]:
+                file.close()
+
+    def _pour(self, url: str, file: IO[bytes]) -> None:
+        with self.http.stream("GET", url, headers={"accept": "application/binary"}) as response:
+            if response.status_code != 200:
+                response.read()
+                raise from_response(response)
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+        file.seek(0)
+        last = b"".join(collections.deque(file, maxlen=1))
+        # A connection that just closes looks like the end of the body to HTTP/1.0.
+        if not last.endswith(b"\n") and last.strip() and _object(last) is None:
+            raise Failure("the download ended in the middle of a line", status=200)
+        file.seek(0)
+
+    def _retried(self, act: Callable[[], T], again: Callable[[Failure], bool]) -> T:
+        # tenacity and not stamina: stamina's switch for tests is global to the process, and this
+        # one runs other people's tests.
+        import tenacity
+
+        spread = tenacity.wait_random_exponential(multiplier=0.5, max=30)
+
+        def pause(state: tenacity.RetryCallState) -> float:
+            failure = state.outcome.exception() if state.outcome else None
+            asked = failure.retry_after if isinstance(failure, Failure) else None
+            return spread(state) + (asked or 0.0)
+
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(self.policy.attempts),
+            wait=pause,
+            retry=tenacity.retry_if_exception(lambda e: isinstance(e, Failure) and again(e)),
+            sleep=self.policy.sleep,
+            reraise=True,
+        )
+        result: T = retrying(self._normalised, act)
+        return result
+
+    def _normalised(self, act: Callable[[], T]) -> T:
+        try:
+            return act()
+        except self._errors as error:
+            raise from_error(error) from None
+        except OSError as error:
+            raise ProviderError(f"a temporary file failed: {error.strerror or error}") from None
+
+    def explain(self, failure: Failure, doing: str, missing: str = "") -> LangasyncError:
+        """Return the exception that tells a person about ``failure``."""
+        text = self._sentence(failure, doing)
+        if failure.status == 401:
+            return ConfigurationError(
+                f"{self._where} refused the API key (HTTP 401): check the key the test uses"
+            )
+        if failure.status == 403 or failure.out_of_money:
+            return ConfigurationError(text)
+        if failure.status == 404 and missing:
+            known = isinstance(failure.body, dict) and "error" in failure.body
+            return JobNotFoundError(missing) if known else ProviderError(text)
+        if not missing and (failure.status in (404, 405) or 200 <= failure.status < 400):
+            return ConfigurationError(
+                f"no batch API at this base URL: {self._where} answered HTTP {failure.status}"
+            )
+        return ProviderError(text) if failure.transient else ConfigurationError(text)
+
+    def _sentence(self, failure: Failure, doing: str) -> str:
+        status = f"HTTP {failure.status}" if failure.status else "no answer"
+        return f"{self._where} failed while {doing} ({status}): {self.clean(failure.message)}"
+
+    def clean(self, text: str) -> str:
+        """Return ``text`` as one printable line of at most 300 characters, without any secret."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return line if len(line) <= 300 else f"{line[:299]}…"
+
+    def resolve(self, url: str) -> str:
+        """Return ``url`` made absolute against the base URL."""
+        return urljoin(f"{self.base_url}/", url)
+
+
+def dumps(value: Any) -> bytes:
+    """Return compact UTF-8 JSON on one line, with lone surrogates (no UTF-8) escaped."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")
+
+
+def lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of a JSONL file and close it; a line that is none is skipped.
+
+    Raises:
+        ProviderError: the file has content, and none of it is an object.
+    """
+    with file:
+        good = bad = 0
+        for line in file:
+            if not line.strip():
+                continue
+            value = _object(line)
+            if value is None:
+                bad += 1
+                continue
+            good += 1
+            yield value
+    if bad and not good:
+        raise ProviderError("the download holds no results, but something else")
+
+
+def safe_id(identifier: str) -> str:
+    """Return ``identifier`` when it can stand in a URL as one segment.
+
+    Raises:
+        ConfigurationError: it cannot; no provider gave it.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,254}", identifier):
+        raise ConfigurationError(f"not the ID of a batch or file: {identifier[:80]!r}")
+    return identifier
+
+
+def _reply(value: Any) -> Reply:
+    """Read what the SDK returned: its raw response, or an already parsed object."""
+    response = getattr(value, "http_response", None)
+    body, headers = (value, {}) if response is None else (response.json(), response.headers)
+    if not isinstance(body, dict):
+        raise Failure("the answer is no JSON object", status=200)
+    return Reply(body, headers)
+
+
+def _check(file: IO[bytes], rows: int) -> None:
+    """Raise a ``Failure`` for a file with a damaged line, or with too few lines."""
+    lines = [_object(line) is not None for line in file if line.strip()]
+    file.seek(0)
+    if not all(lines) or len(lines) < rows:
+        raise Failure(f"{sum(lines)} rows came whole, of {max(rows, len(lines))}", status=200)
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _of_sdk(name: str) -> bool:
+    return name in SDK_HEADERS or name.startswith("x-stainless-")
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+
+
+def _secrets(credentials: Credentials) -> list[str]:
+    """Return what must not be shown: each value, and the key behind a word such as ``Bearer``."""
+    values = {part for v in credentials.headers.values() for part in (v, v.rpartition(" ")[2])}
+    return sorted((value for value in values if len(value) >= 6), key=len, reverse=True)
