@@ -1,6 +1,10 @@
 """Housekeeping: list and show jobs, cancel them, prune the cache, find out what is wrong.
 
 Keys are read from the SDKs' environment variables, and only where a provider has to be asked.
+
+* In: the command line of ``python -m pytest_langasync``.
+* Out: lines of text, an exit status.
+* May import: every room but ``plugin``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,12 @@
-"""The pytest plugin: options, marker, fixture. Registers the session only when batch mode is on.
+"""pytest, and nothing else knows pytest. This module holds the hooks of every run.
 
-Nothing here imports an SDK or an HTTP library: with the flag absent the plugin costs nothing.
+``session`` runs attempts of marked tests and ``waves`` runs parked ones again; both are registered
+only while batch mode is on. ``scored`` serves the fixtures ``langasync`` and ``scored`` in every
+run. Nothing here imports an SDK or an HTTP library: with the flag absent the plugin costs nothing.
+
+* In: pytest's hooks, options and marks.
+* Out: verdicts and reports; attempts for ``engine``.
+* May import: every other room but ``cli``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
 """What the engine asks of a provider. Each provider is one small file beside this one.
 
 SDKs are imported inside the functions that need them: an inactive run loads none of them.
+
+* In: requests to be batched, the account that their calls came with.
+* Out: jobs, their status and rows, in one shape for all providers.
+* May import: ``interception`` (its own calls go out untouched).
 """
 
 from __future__ import annotations
