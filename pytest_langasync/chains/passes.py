@@ -181,7 +181,7 @@ class Work:
         if not self.record.provider_jobs:
             raise error
         for index, missing_calls in waiting.items():
-            if any(p.base_url in without for p in missing_calls):
+            if any(p.target.base_url in without for p in missing_calls):
                 self.outcomes[index] = Outcome(error=error)
 
     def _run(self, runner: Runner, indices: Sequence[int], *, check: bool = False) -> None:
