@@ -60,9 +60,8 @@ class Request:
     """One request to a model, with the body exactly as the SDK serialised it.
 
     ``body`` lacks only ``stream`` and its companions, which a batch cannot take.
-    ``headers`` are the batch-level headers that change the answer (such as ``anthropic-beta``).
-    ``endpoint`` is the path below ``base_url``: ``/chat/completions``, ``/responses``,
-    ``/embeddings`` or ``/messages``.
+    ``headers`` are the batch-level headers that change the answer, such as those that turn betas
+    on. ``endpoint`` is the path below ``base_url``.
     """
 
     provider: str
@@ -81,14 +80,6 @@ class Request:
         """The model asked for, or an empty string where the body names none."""
         model = self.body.get("model", "")
         return model if isinstance(model, str) else ""
-
-    @property
-    def inputs(self) -> int:
-        """How many inputs it holds: one, or the texts (or lists of tokens) to be embedded."""
-        given = self.body.get("input")
-        if self.endpoint != "/embeddings" or not isinstance(given, list):
-            return 1
-        return len(given) if any(isinstance(one, (str, list)) for one in given) else 1
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from pytest_langasync.models import (
     Request,
     canonical_json,
 )
+from pytest_langasync.providers import dialect
 
 __all__ = ["Attempt", "Difference", "Replay", "SendNow"]
 
@@ -335,7 +336,7 @@ class Attempt:
             model=request.model,
             size=len(canonical_json(request.body).encode("utf-8", "surrogatepass")),
             credentials=call.credentials,
-            inputs=request.inputs,
+            inputs=dialect(request.provider, request.endpoint).inputs(request.body),
             priority=self.options.priority,
             max_retries=self.options.max_retries,
         )
