@@ -166,7 +166,7 @@ class Cli:
         cells = zip(COLUMNS, self._row(job), strict=True)
         self.write(", ".join(f"{name} {cell}" for name, cell in cells if cell))
         self.write(f"at {job.base_url}{job.endpoint}" + (f": {job.reason}" if job.reason else ""))
-        dialect = providers.dialect(job.provider, job.endpoint)
+        dialect = providers.dialect_of(job)
         for request in self.store.requests_in(job.id):
             answer = self.store.answer(request.key)
             body = request.body()

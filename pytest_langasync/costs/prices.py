@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pytest_langasync.models import Request
-from pytest_langasync.providers import dialect as dialect_of
+from pytest_langasync.providers import dialect, dialect_of
 
 if TYPE_CHECKING:
     from genai_prices import Usage as LibraryUsage
@@ -138,7 +138,7 @@ class PriceBook:
     def estimate(self, request: Request, *, at: float | None = None) -> Estimate:
         """Return what ``request`` would use and cost at ``at`` (seconds since the epoch; now)."""
         minute = (time.time() if at is None else at) // 60
-        found = self._find(request.provider, request.model)
+        found = self._find(request.target.provider, request.model)
         tokens, bounded = _input_tokens(request)
         output = _output_limit(request, found[1].context_window if found else None)
         upper = None if output is None or not bounded else _tokens(tokens, output)
@@ -147,7 +147,7 @@ class PriceBook:
         def price(used: _Used | None, context: _Context) -> Decimal | None:
             if used is None:
                 return None
-            return self._price(request.provider, request.model, used, context, minute)
+            return self._price(request.target.provider, request.model, used, context, minute)
 
         least = _tokens(tokens, 0)
         return Estimate(
@@ -228,7 +228,7 @@ def _extract(provider: str, endpoint: str, body: Any) -> LibraryUsage | None:
     try:
         source = get_snapshot().find_provider(None, provider, None)
         known = {extractor.api_flavor for extractor in source.extractors or ()}
-        flavor = dialect_of(provider, endpoint).usage_flavor
+        flavor = dialect(provider, endpoint).usage_flavor
         _, usage = source.extract_usage(body, api_flavor=flavor if flavor in known else "default")
     except (LookupError, ValueError, TypeError):
         return None
@@ -264,7 +264,7 @@ def _real_time_context(body: Mapping[str, Any]) -> _Context | None:
 
 def _output_limit(request: Request, context_window: int | None) -> int | None:
     """Return the most tokens an answer can hold: without a limit, the model's whole window."""
-    given = dialect_of(request.provider, request.endpoint).output_limit(request.body)
+    given = dialect_of(request.target).output_limit(request.body)
     limit = context_window if given is None else given
     choices = request.body.get("n")
     return None if limit is None else limit * (choices if isinstance(choices, int) else 1)
@@ -272,6 +272,6 @@ def _output_limit(request: Request, context_window: int | None) -> int | None:
 
 def _input_tokens(request: Request) -> tuple[int, bool]:
     """Return (estimated tokens, whether nothing but these can be added to the input)."""
-    size = dialect_of(request.provider, request.endpoint).size(request.body)
+    size = dialect_of(request.target).size(request.body)
     tokens = math.ceil(size.text / BYTES_PER_TOKEN) + size.numbers + size.images * IMAGE_TOKENS
     return tokens, size.bounded

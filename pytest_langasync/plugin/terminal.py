@@ -247,7 +247,7 @@ class Reporter:
 
         groups: dict[tuple[str, str], list[Estimate]] = {}
         for pending, estimate in self.estimates:
-            groups.setdefault((pending.provider, pending.model), []).append(estimate)
+            groups.setdefault((pending.target.provider, pending.model), []).append(estimate)
         return {name: add_estimates(group) for name, group in groups.items()}
 
     def _notes(self, exitstatus: int) -> Iterable[str]:

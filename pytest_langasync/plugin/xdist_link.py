@@ -19,7 +19,7 @@ from typing import Any
 from pytest_langasync.cache.store import Store
 from pytest_langasync.engine.buyer import WaveResult
 from pytest_langasync.exceptions import ConfigurationError, LangasyncError
-from pytest_langasync.models import Credentials, MissingCall, Request
+from pytest_langasync.models import AttemptOptions, Credentials, MissingCall, Request, Target
 
 __all__ = ["Controller", "WaveReply", "WorkerLink", "WorkerState"]
 
@@ -204,10 +204,9 @@ class Controller:
                 self._round(waiting)
 
     def _may(self, member: WorkerState, message: dict[str, Any]) -> None:
-        request = message["request"]
-        headers = tuple((name, value) for name, value in request.pop("headers"))
+        request = Request(_target(message["target"]), message["body"])
         try:
-            self._allow(message["key"], Request(**request, headers=headers))
+            self._allow(message["key"], request)
         except LangasyncError as error:
             self._send(member, {"error": str(error)})
         else:
@@ -286,7 +285,7 @@ class WorkerLink:
     def buy(self, missing: Sequence[MissingCall]) -> WaveResult:
         """Wait until all workers wait and the foreman has bought for them."""
         for pending in missing:
-            plain = {**asdict(pending), "credentials": dict(pending.credentials.headers)}
+            plain = asdict(pending)
             body = self._store.spooled(pending.key)
             self._send({"kind": "want", "pending": plain, "body": body})
         reply = self._ask({"kind": "wait", "failed": self.failed(), "refused": self.refused()})
@@ -297,7 +296,9 @@ class WorkerLink:
 
     def allow(self, key: str, request: Request) -> None:
         """Ask whether a call may be sent in real time. Raises ``ConfigurationError``."""
-        reply = self._ask({"kind": "may", "key": key, "request": asdict(request)})
+        reply = self._ask(
+            {"kind": "may", "key": key, "target": asdict(request.target), "body": request.body}
+        )
         if reply["error"]:
             raise ConfigurationError(reply["error"])
 
@@ -322,6 +323,11 @@ class WorkerLink:
 
 
 def _pending(plain: dict[str, Any]) -> MissingCall:
+    options = AttemptOptions(**plain.pop("options"))
+    return MissingCall(**plain | {"target": _target(plain["target"])}, options=options)
+
+
+def _target(plain: dict[str, Any]) -> Target:
     headers = tuple((name, value) for name, value in plain.pop("headers"))
-    credentials = Credentials(plain.pop("credentials"))
-    return MissingCall(**plain, headers=headers, credentials=credentials)
+    credentials = Credentials(plain.pop("credentials")["headers"])
+    return Target(**plain, headers=headers, credentials=credentials)

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pytest_langasync.exceptions import ConfigurationError
-from pytest_langasync.models import Credentials, JobStatus, Request, ResultRow
-from pytest_langasync.providers.dialects import DIALECTS, Dialect, dialect_of
+from pytest_langasync.models import Credentials, Job, JobStatus, Request, ResultRow, Target
+from pytest_langasync.providers import dialects
+from pytest_langasync.providers.dialects import Dialect
 
 __all__ = [
     "Client",
@@ -27,6 +28,7 @@ __all__ = [
     "by_job_id",
     "by_name",
     "dialect",
+    "dialect_of",
     "echoed",
     "providers",
     "set_placeholder_keys",
@@ -192,7 +194,12 @@ def by_name(name: str) -> Provider:
 def dialect(provider: str, endpoint: str) -> Dialect:
     """Return the shape that a provider's endpoint speaks, as well as it is known."""
     own = (one.dialects for one in providers() if one.name == provider)
-    return dialect_of(endpoint, next(own, DIALECTS))
+    return dialects.dialect_of(endpoint, next(own, dialects.DIALECTS))
+
+
+def dialect_of(where: Target | Job) -> Dialect:
+    """Return the shape that is spoken there."""
+    return dialect(where.provider, where.endpoint)
 
 
 def echoed(body: Any) -> frozenset[str]:

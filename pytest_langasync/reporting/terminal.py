@@ -9,7 +9,7 @@ from decimal import Decimal
 from pytest_langasync.costs.ledger import Summary, SummaryRow, source_of
 from pytest_langasync.costs.prices import Estimate
 from pytest_langasync.models import Answer, Call
-from pytest_langasync.providers import dialect as dialect_of
+from pytest_langasync.providers import dialect_of
 from pytest_langasync.reporting.text import (
     duration,
     escape,
@@ -122,14 +122,14 @@ def _described(
     asked, served = call.request.model, body.get("model")
     facts = [
         f"{asked} (served by {served})" if served and served != asked else asked,
-        call.request.endpoint,
+        call.request.target.endpoint,
         "" if answer.ok else f"status {answer.status}",
         answer.job_id,
         _SOURCES[source],
         f"{duration(age)} old",
     ]
     yield f"[{number}] " + ", ".join(one_line(fact) for fact in facts if fact)
-    dialect = dialect_of(call.request.provider, call.request.endpoint)
+    dialect = dialect_of(call.request.target)
     yield from _quoted("asked   ", dialect.last_text(call.request.body))
     yield from _quoted("answered", dialect.answer_text(answer.body))
 

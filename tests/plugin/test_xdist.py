@@ -17,7 +17,7 @@ from support.suite import Suite
 
 from pytest_langasync.cache.store import Store
 from pytest_langasync.engine.buyer import WaveResult
-from pytest_langasync.models import Credentials, MissingCall
+from pytest_langasync.models import MissingCall, Target
 from pytest_langasync.plugin.xdist_link import Controller, WaveReply, WorkerLink
 from pytest_langasync.sandbox import Sandbox
 
@@ -219,7 +219,7 @@ def leave_stale_locks(cache: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(cache)], check=False)
 
 
-A_PENDING = MissingCall("k", "t", 0, "openai", "u", "/e", (), "m", 2, Credentials({}))
+A_PENDING = MissingCall("k", "t", 0, Target("openai", "u", "/e"), "m", 2)
 
 
 def test_what_the_foreman_does_not_understand_ends_the_run(tmp_path: Path) -> None:
@@ -229,7 +229,8 @@ def test_what_the_foreman_does_not_understand_ends_the_run(tmp_path: Path) -> No
     )
     try:
         worker = WorkerLink(controller.invite("gw0"), store, lambda missing, bases: None)
-        nonsense = replace(A_PENDING, headers=(("only",),))  # type: ignore[arg-type]
+        target = replace(A_PENDING.target, headers=(("only",),))  # type: ignore[arg-type]
+        nonsense = replace(A_PENDING, target=target)
         store.spool(nonsense, {})
         with pytest.raises(KeyboardInterrupt, match="has ended"):
             worker.buy([nonsense])
