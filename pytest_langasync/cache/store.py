@@ -15,7 +15,7 @@ from pytest_langasync.cache import files, records
 from pytest_langasync.cache.index import Index
 from pytest_langasync.cache.intents import Intents
 from pytest_langasync.cache.records import Entry, Finished, Intent, ResultFile, StoredRequest
-from pytest_langasync.cache.requests import Requests
+from pytest_langasync.cache.requests import Echoed, Requests
 from pytest_langasync.cache.spool import Spool
 from pytest_langasync.exceptions import CacheError
 from pytest_langasync.models import (
@@ -37,13 +37,18 @@ REALTIME_NONCE = "realtime"
 class Store(Intents):
     """Answers, jobs and intents under one directory, shared by any number of processes.
 
-    ``clock`` returns seconds since the epoch; without ``prompts`` only digests of requests are
-    kept. Every writing method raises ``CacheError``. Methods may be called from several threads;
-    ``lock`` belongs to the thread that takes it.
+    ``clock`` returns seconds since the epoch. With ``redacted`` only digests of requests are kept,
+    and of answers not what they repeat: it names what that may be. Every writing method raises
+    ``CacheError``. Methods may be called from several threads; ``lock`` belongs to the thread that
+    takes it.
     """
 
     def __init__(
-        self, root: Path, *, clock: Callable[[], float] = time.time, prompts: bool = True
+        self,
+        root: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        redacted: Echoed | None = None,
     ) -> None:
         super().__init__(root)
         self._clock = clock
@@ -57,7 +62,7 @@ class Store(Intents):
         """Documents of jobs that lack a whole copy of themselves."""
         self._lost: set[Path] = set()
         """Folders of jobs that cannot be read."""
-        self._requests = Requests(self, prompts=prompts)
+        self._requests = Requests(self, redacted=redacted)
         self._realtime = root / "realtime" / secrets.token_hex(6)
         self._submit_lock: Any = None
 

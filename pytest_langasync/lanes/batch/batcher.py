@@ -18,7 +18,6 @@ from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.outcomes import (
     CAPACITY_CODES,
     depth,
-    error_body,
     guilty,
     why_again,
 )
@@ -37,7 +36,7 @@ from pytest_langasync.models import (
     ResultRow,
     Target,
 )
-from pytest_langasync.providers import by_job_id
+from pytest_langasync.providers import by_job_id, dialect_of
 
 __all__ = ["Batcher", "Policy"]
 
@@ -375,7 +374,7 @@ class Batcher:
     ) -> None:
         """Store an error that the provider gave for the whole job, or did not give at all."""
         job = self._store.job(job.id) or job
-        body = error_body(job.provider, status, code, text)
+        body = dialect_of(job).error_body(status, text, code=code or None)
         rows = (ResultRow(r.custom_id, status, body, retryable=retryable) for r in requests)
         self._store.finish(job, rows, word=job.word, state=job.state, reason=job.reason)
 
