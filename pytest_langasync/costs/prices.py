@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_langasync.models import Request
 from pytest_langasync.providers import dialect, dialect_of
+from pytest_langasync.providers.model_calls import is_free
 
 if TYPE_CHECKING:
     from genai_prices import Usage as LibraryUsage
@@ -121,6 +122,8 @@ class PriceBook:
             body: the answer as decoded JSON.
             at: when it was bought, in seconds since the epoch.
         """
+        if is_free(provider, endpoint):
+            return Cost(Usage(), Decimal(0), Decimal(0))
         extracted = _extract(provider, endpoint, body)
         if extracted is None:
             return Cost()
@@ -137,6 +140,8 @@ class PriceBook:
 
     def estimate(self, request: Request, *, at: float | None = None) -> Estimate:
         """Return what ``request`` would use and cost at ``at`` (seconds since the epoch; now)."""
+        if is_free(request.target.provider, request.target.endpoint):
+            return Estimate(0, 0, Decimal(0), Decimal(0), Decimal(0), Decimal(0))
         minute = (time.time() if at is None else at) // 60
         found = self._find(request.target.provider, request.model)
         tokens, bounded = _input_tokens(request)

@@ -34,6 +34,7 @@ from pytest_langasync.interception.tracing import TraceBuffer
 from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.batcher import Batcher, Policy
 from pytest_langasync.models import AttemptOptions, Call, Event, MissingCall, Request
+from pytest_langasync.providers.model_calls import ModelCalls
 
 __all__ = ["Run"]
 
@@ -88,7 +89,7 @@ class Run:
         self._deferred = False
         self._changes: dict[str, dict[str, Any] | None] = {}
         self._generated: dict[str, dict[str, Any]] = {}
-        self._router = CallRouter(self.concurrency, self.ledger)
+        self._router = CallRouter(self.concurrency, self.ledger, ModelCalls(settings.model_calls))
         self._forks = ForkGuard(self._router, self.concurrency, self.ledger.passed, settings.silent)
         self._interceptor = Interceptor(self._forks, self.concurrency)
         self._attempt: Attempt | None = None

@@ -56,7 +56,7 @@ class Urllib3Call:
         cassette = getattr(connection, "cassette", None)
         if cassette is None:
             return True
-        from vcr.request import Request
+        from vcr.request import Request  # type: ignore[import-untyped]
 
         request = Request(self.method, self.url, self._content(), self._headers())
         plays: bool = cassette.can_play_response_for(request)
@@ -121,10 +121,19 @@ class Urllib3Call:
         return {_text(name).lower(): _text(value) for name, value in (headers or {}).items()}
 
     def _content(self) -> bytes:
-        """Return the body, or nothing where it is a stream: it cannot be an SDK's JSON body."""
-        if isinstance(self._body, str):
-            return self._body.encode()
-        return bytes(self._body) if isinstance(self._body, bytes | bytearray) else b""
+        """Return the body, which then is no stream any more."""
+        body = self._body
+        if isinstance(body, str):
+            self._body = body.encode()
+        elif hasattr(body, "read"):
+            self._body = _bytes(body.read())
+        elif not isinstance(body, bytes | bytearray | memoryview | None):
+            self._body = b"".join(map(_bytes, body))
+        return bytes(self._body or b"")
+
+
+def _bytes(part: Any) -> bytes:
+    return part.encode() if isinstance(part, str) else bytes(part)
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,143 @@
+"""Model calls that no batch takes here: by host and path, whoever sells them.
+
+They are sent once in real time, recorded and replayed. What is missing in this list answers anew on
+each attempt of a test, so that a batched judge of its answers is asked something else each time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from urllib.parse import unquote, urlsplit
+
+from pytest_langasync.providers.hosts import OTHERS, PLAYED
+
+__all__ = ["ModelCall", "ModelCalls", "is_free"]
+
+ANYWHERE = re.compile(
+    r"""
+    : (generateContent | streamGenerateContent | embedContent | batchEmbedContents | countTokens) $
+    | /images/ (generations | edits | variations) $
+    | /audio/ (speech | transcriptions | translations) $
+    | /(videos | predictions) $
+    | /(moderations | rerank | completions) $
+    | /messages/count_tokens $
+    | /model/ [^/]+ / (invoke | converse | invoke-with-response-stream | converse-stream) $
+    """,
+    re.VERBOSE,
+)
+"""Paths that say by themselves what they are, on whichever host: gateways keep them."""
+OLLAMA = re.compile(r"/api/(chat|generate|embed|embeddings)$")
+OLLAMA_PORT = 11434
+NO_MODEL = re.compile(
+    r"""
+    / (files | uploads | batches | batchPredictionJobs | fine_tuning | fine-tunes | tuning | tune
+       | vector_stores | containers | threads | assistants | evals | models
+       | organization | organizations | projects | datasets | cachedContents | corpora | agents
+       | operations | oauth | oauth2 | auth | token | guardrail | knowledgebases | ragCorpora
+       | conversations/[^/]+ | responses/[^/]+ | chat/completions/[^/]+ | realtime )
+    (/ [^:]* )? $
+    """,
+    re.VERBOSE,
+)
+"""Paths at a provider's own host that no model answers: what is managed there, and keys."""
+BY_PATH_ALONE = ("*.amazonaws.com", "*.api.aws")
+"""Hosts where most of what is posted is no model call."""
+NAMES = {
+    "api.openai.com": "openai",
+    "*.api.openai.com": "openai",
+    "api.anthropic.com": "anthropic",
+    "generativelanguage.googleapis.com": "google",
+    "*aiplatform.googleapis.com": "google",
+    "bedrock*.amazonaws.com": "aws",
+    "*.openai.azure.com": "azure",
+    "*.cognitiveservices.azure.com": "azure",
+    "*.services.ai.azure.com": "azure",
+    "api.mistral.ai": "mistral",
+    "api.groq.com": "groq",
+    "api.together.*": "together",
+    "api.x.ai": "x-ai",
+    "api.cohere.*": "cohere",
+    "api.deepseek.com": "deepseek",
+    "api.fireworks.ai": "fireworks",
+    "openrouter.ai": "openrouter",
+    "api.perplexity.ai": "perplexity",
+}
+"""How prices and reports call the owner of a host; others are called by their host."""
+MODEL_IN_PATH = (
+    re.compile(r"/model/([^/]+)/[a-z-]+$"),
+    re.compile(r"/models/([^/:]+):\w+$"),
+    re.compile(r"/deployments/([^/]+)/"),
+)
+
+
+FREE = {
+    "openai": re.compile(r"/moderations$"),
+    "anthropic": re.compile(r"/count_tokens$"),
+    "google": re.compile(r":countTokens$"),
+}
+"""What a provider does not charge for."""
+
+
+def is_free(provider: str, endpoint: str) -> bool:
+    """Return whether a provider does not charge for an endpoint."""
+    return provider in FREE and bool(FREE[provider].search(endpoint))
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """Whose model a call is for. ``endpoint`` is the whole path."""
+
+    provider: str
+    base_url: str
+    endpoint: str
+    model: str
+    """Empty where only the body names it."""
+
+
+class ModelCalls:
+    """Knows a model call when it sees one.
+
+    ``added`` are patterns such as ``llm.internal/*`` or ``*/api/chat``, with the wildcards of
+    file names in the host and in the path; one that begins with ``!`` is to be left alone.
+    """
+
+    def __init__(self, added: Sequence[str] = ()) -> None:
+        self._left_alone = [one[1:] for one in added if one.startswith("!")]
+        self._added = [one for one in added if not one.startswith("!")]
+
+    def matches(self, url: str) -> bool:
+        """Return whether a POST to this URL asks a model something."""
+        parts = urlsplit(url)
+        place = f"{parts.netloc.rpartition('@')[2].lower()}{parts.path}"
+        if _is_one_of(self._left_alone, place):
+            return False
+        if _is_one_of(self._added, place) or ANYWHERE.search(parts.path):
+            return True
+        host = parts.hostname or ""
+        if _is_one_of(BY_PATH_ALONE, host):
+            return False
+        if OLLAMA.search(parts.path) and (parts.port == OLLAMA_PORT or host in _ollama_host()):
+            return True
+        return _is_one_of((*PLAYED, *OTHERS), host) and not NO_MODEL.search(parts.path)
+
+    def read(self, url: str) -> ModelCall:
+        """Return what a URL that matches tells."""
+        parts = urlsplit(url)
+        host = (parts.hostname or "").lower()
+        provider = next((n for pattern, n in NAMES.items() if fnmatchcase(host, pattern)), host)
+        found = (pattern.search(parts.path) for pattern in MODEL_IN_PATH)
+        model = next((unquote(match[1]) for match in found if match), "")
+        netloc = parts.netloc.rpartition("@")[2].lower()
+        return ModelCall(provider, f"{parts.scheme}://{netloc}", parts.path, model)
+
+
+def _is_one_of(wanted: Sequence[str], name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in wanted)
+
+
+def _ollama_host() -> str:
+    return os.environ.get("OLLAMA_HOST", "")
