@@ -17,7 +17,6 @@ from pytest_langasync.exceptions import (
 )
 from pytest_langasync.lanes.batch.outcomes import (
     CAPACITY_CODES,
-    depth,
     error_body,
     guilty,
     why_again,
@@ -264,9 +263,8 @@ class Batcher:
             raise error
 
     def _running(self, watch: Watch, status: JobStatus) -> None:
-        metadata = {k: v for k, v in watch.job.metadata.items() if k != "not_found"}
-        if status.word != watch.job.word or len(metadata) != len(watch.job.metadata):
-            watch.job = replace(watch.job, word=status.word, metadata=metadata)
+        if status.word != watch.job.word or watch.job.not_found:
+            watch.job = replace(watch.job, word=status.word, not_found=0)
             self._store.update_job(watch.job)
         watch.trouble = ""
         if status != watch.status:
@@ -281,12 +279,11 @@ class Batcher:
     def _not_found(self, watch: Watch, error: JobNotFoundError) -> None:
         """Believe only after several polls that a job, or a part of its results, is gone."""
         job, age = watch.job, self._clock() - watch.job.created_at
-        if watch.absences + 1 < GONE_AFTER:
+        if job.not_found + 1 < GONE_AFTER:
             self._trouble(watch, error)
             if age >= NEWBORN:
                 # On disk, so that runs which poll but once come to a conclusion, too.
-                count = {"not_found": str(watch.absences + 1)}
-                watch.job = replace(job, metadata={**job.metadata, **count})
+                watch.job = replace(job, not_found=job.not_found + 1)
                 self._store.update_job(watch.job)
             self._poller.reschedule(watch)
         else:
@@ -313,7 +310,7 @@ class Batcher:
             reason = self._why_again(key, finished)
             if not reason:
                 continue
-            if not self._cancelled and depth(job) < self._tries(ask):
+            if not self._cancelled and job.depth < self._tries(ask):
                 again.append((ask, reason))
             elif key in finished.missing and not self._cancelled:
                 lost.append(requests[key])
@@ -349,7 +346,7 @@ class Batcher:
 
         for ask, _ in again:
             self._queue[ask.pending.key] = QueuedRequest(
-                ask.pending, settled, job.id, depth(job) + 1
+                ask.pending, settled, job.id, job.depth + 1
             )
         self._queue_due = 0.0
         self._flush()
@@ -379,7 +376,7 @@ class Batcher:
 
     def _may_resend(self, watch: Watch) -> bool:
         return not self._cancelled and all(
-            depth(watch.job) < self._tries(ask) for ask in watch.asks.values()
+            watch.job.depth < self._tries(ask) for ask in watch.asks.values()
         )
 
     def _answer(

@@ -40,11 +40,6 @@ class Watch:
     trouble: str = ""
     """What the last polls failed with, as it was told."""
 
-    @property
-    def absences(self) -> int:
-        """How many polls in a row have found the job, or its results, gone."""
-        return int(self.job.metadata.get("not_found", "0"))
-
 
 @dataclass(frozen=True)
 class Polled:
@@ -142,7 +137,7 @@ class Poller:
         if status.state is not JobState.ENDED:
             return Polled(watch, status)
         rows = watch.client.rows(job.id, status)
-        if watch.absences + 1 >= GONE_AFTER:
+        if watch.job.not_found + 1 >= GONE_AFTER:
             rows = _those_left(rows)
         finished = self._store.finish(job, rows, word=status.word, reason=status.reason)
         return Polled(watch, status, finished)

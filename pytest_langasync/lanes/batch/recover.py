@@ -80,7 +80,7 @@ class Search:
         Returns what may go on, and what has to wait because the provider cannot tell yet.
         """
         undecided: list[QueuedRequest] = []
-        for intent in self._store.intents():
+        for intent in self._store.open_submissions():
             concerned = self._concerned(asks, intent)
             if not concerned:
                 continue
@@ -98,7 +98,7 @@ class Search:
 
     def _concerned(self, asks: list[QueuedRequest], intent: Intent) -> list[QueuedRequest]:
         """Return what an open submission holds, or may hold where its requests are damaged."""
-        keys = self._store.intent_keys(intent.nonce)
+        keys = self._store.intents.keys(intent.nonce)
         held = [ask for ask in asks if ask.pending.key in keys]
         if len(keys) >= intent.count:
             return held
@@ -113,7 +113,7 @@ class Search:
         if isinstance(found, Found):
             self.promote(intent, found)
         elif found is Verdict.ABSENT:
-            self._store.drop_intent(intent.nonce)
+            self._store.intents.drop(intent.nonce)
         return found
 
     def look(self, intent: Intent, client: Client) -> Found | Verdict:
@@ -149,7 +149,9 @@ class Search:
             created_at=intent.created_at,
             requests=intent.count,
             input_ref=found.input_ref,
-            metadata=intent.metadata,
+            suite=intent.suite,
+            retry_of=intent.retry_of,
+            depth=intent.depth,
         )
         return self._store.promote(intent.nonce, job)
 
@@ -202,7 +204,7 @@ class Search:
         place = _account(pending)
         if place not in self._recent:
             known = {job.id for job in self._store.jobs()}
-            open_ = {intent.nonce for intent in self._store.intents()}
+            open_ = {intent.nonce for intent in self._store.open_submissions()}
             here = (j for j in self._store.jobs() if (j.provider, j.base_url) == place[:2])
             newest = max((job.created_at for job in here), default=None)
             oldest = self._policy.adopt_since  # the provider counts in whole seconds
@@ -257,7 +259,7 @@ def _job_of(found: Found, name: str, base_url: str, headers: Headers, nonce: str
         created_at=found.created_at,
         requests=found.total,
         input_ref=found.input_ref,
-        metadata={"suite": found.suite} if found.suite else {},
+        suite=found.suite,
     )
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pytest_langasync.cache.records import RequestMeta
-from pytest_langasync.cache.store import Intent, Store
+from pytest_langasync.cache.store import Intent, RequestMeta, Store
 from pytest_langasync.exceptions import (
     CapacityError,
     ConfigurationError,
@@ -220,7 +219,7 @@ class Submitter:
                     continue
                 job = self._search.promote(intent, found)
             except (ConfigurationError, ProviderError):
-                self._store.drop_intent(intent.nonce)
+                self._store.intents.drop(intent.nonce)
                 raise
             else:
                 job = self._search.promote(
@@ -237,8 +236,8 @@ class Submitter:
     def _intend(self, asks: Sequence[QueuedRequest]) -> Intent:
         first, p = asks[0], asks[0].pending
         meta = RequestMeta(p.provider, p.base_url, p.endpoint, p.headers, one_model(asks))
-        facts = {"suite": self._suite, "retry_of": first.retry_of, "depth": str(first.depth or "")}
-        metadata = {name: value for name, value in facts.items() if value}
-        intent = Intent(new_nonce(), meta, self._clock(), len(asks), metadata)
+        intent = Intent(
+            new_nonce(), meta, self._clock(), len(asks), self._suite, first.retry_of, first.depth
+        )
         self._store.write_intent(intent, (ask.pending for ask in asks))
         return intent

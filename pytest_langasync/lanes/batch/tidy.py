@@ -22,12 +22,12 @@ def tidy(
     A job whose answers a test still waits to be judged on keeps them: with them alone a lost cache
     can be rebuilt. ``clients`` are by provider and base URL. Trouble is left to the next run.
     """
-    waiting = {key for entry in store.owner_state().values() for key in entry.get("waiting", ())}
+    waiting = {key for entry in store.owners.read().values() for key in entry.waiting}
     old = [
         job
         for job in store.jobs()
         if job.input_ref
-        and "files" not in job.metadata
+        and not job.files
         and job.state is not JobState.RUNNING
         and (job.ended_at or ended_before) < ended_before
         and (job.provider, job.base_url) in clients
@@ -36,7 +36,7 @@ def tidy(
     try:
         for job in old[:MOST]:
             files = _delete(job, clients[job.provider, job.base_url])
-            store.update_job(replace(job, metadata={**job.metadata, "files": files}))
+            store.update_job(replace(job, files=files))
     except LangasyncError:
         return
 
