@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import RequestMeta, Store
-from pytest_langasync.config import Settings
 from pytest_langasync.engine import differences
-from pytest_langasync.lanes.batch.batcher import Batcher
 from pytest_langasync.models import Job, JobStatus, MissingCall
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import RequestMeta, Store
+    from pytest_langasync.config import Settings
+    from pytest_langasync.lanes.batch.batcher import Batcher
 
 __all__ = ["reason"]
 

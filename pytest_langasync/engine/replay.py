@@ -12,11 +12,10 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_langasync import identifiers
 from pytest_langasync.cache import redaction
-from pytest_langasync.cache.store import Store
 from pytest_langasync.engine import differences
 from pytest_langasync.engine.refresh import NOTHING, Refresh
 from pytest_langasync.interception.context import CallContext
@@ -29,6 +28,9 @@ from pytest_langasync.models import (
     Request,
     canonical_json,
 )
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Store
 
 __all__ = ["Attempt", "Difference", "Replay", "SendNow"]
 

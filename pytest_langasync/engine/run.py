@@ -328,12 +328,12 @@ class Run:
                 missing call goes there.
         """
         provider = providers.by_job_id(job_id)
-        pending = next((p for p in missing_calls if p.provider == provider.name), None)
-        if pending is None:
+        calls = [p for p in missing_calls if p.provider == provider.name]
+        if not calls:
             raise ConfigurationError(f"{job_id}: no call waits for an answer of {provider.name}")
-        self.batcher.attach(
-            job_id, pending.credentials, pending.base_url, endpoint=pending.endpoint
-        )
+        known = self.store.job(job_id)
+        there = (p for p in calls if known and p.base_url == known.base_url)
+        self.batcher.attach(job_id, next(there, calls[0]))
 
     def paid_for(self, pending: MissingCall) -> bool:
         """Whether a missing call is answered by now, or part of a running job."""

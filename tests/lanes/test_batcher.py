@@ -312,7 +312,7 @@ class TestCrashes:
         world.cloud.default = RUNNING if running else ENDED
         world.root = tmp_path / "new"
         world.start(suite="")
-        assert world.batcher.attach("batch_1", ALICE, URL).id == "batch_1"
+        assert world.batcher.attach("batch_1", ask(1)).id == "batch_1"
         world.submit(ask(1), ask(2, base_url="https://elsewhere.test/v1"))
         world.cloud.default = ENDED
         assert world.batcher.wait()
@@ -320,9 +320,10 @@ class TestCrashes:
 
     def test_resume_of_a_job_that_nobody_knows(self, world: World) -> None:
         with pytest.raises(ConfigurationError, match="no batch batch_9"):
-            world.batcher.attach("batch_9", ALICE, URL)
-        with pytest.raises(ConfigurationError, match="not a job ID"):
-            world.batcher.attach("nonsense", ALICE, URL)
+            world.batcher.attach("batch_9", ask(1))
+        world.run(ask(1, base_url="https://elsewhere.test/v1"))
+        with pytest.raises(ConfigurationError, match="no call of this run goes there"):
+            world.batcher.attach("batch_1", ask(1))
 
     def test_damaged_answers_are_fetched_again_not_bought(self, world: World) -> None:
         world.run(ask(1), ask(2))

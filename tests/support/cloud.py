@@ -14,7 +14,8 @@ from pytest_langasync.exceptions import (
     CreateUnknownError,
     JobNotFoundError,
 )
-from pytest_langasync.lanes.batch.batcher import Batcher, Policy
+from pytest_langasync.lanes.batch import Policy
+from pytest_langasync.lanes.batch.batcher import Batcher
 from pytest_langasync.models import (
     Answer,
     Credentials,
@@ -176,6 +177,7 @@ class World:
             notify=self.events.append,
             connect=self.cloud.connect,
             clock=self.clock,
+            timer=self.clock,
             sleep=self.clock.sleep,
             **{"suite": "suite", **options},
         )

@@ -6,8 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import Finished, Store, StoredRequest
 from pytest_langasync.exceptions import (
     ConfigurationError,
     JobNotFoundError,
@@ -15,16 +15,17 @@ from pytest_langasync.exceptions import (
     ProviderError,
     raise_as_one,
 )
+from pytest_langasync.lanes.batch import Clients, Connect, Context, Headers, Policy, QueuedRequest
 from pytest_langasync.lanes.batch.outcomes import (
     CAPACITY_CODES,
     error_body,
     guilty,
     why_again,
 )
-from pytest_langasync.lanes.batch.plan import Policy, QueuedRequest
 from pytest_langasync.lanes.batch.poll import GONE_AFTER, NEWBORN, Polled, Poller, Watch
 from pytest_langasync.lanes.batch.recover import DOUBT
-from pytest_langasync.lanes.batch.submit import Connect, Submitter, connect_to
+from pytest_langasync.lanes.batch.submit import Submitter
+from pytest_langasync.lanes.batch.tidy import tidy
 from pytest_langasync.models import (
     Credentials,
     Event,
@@ -35,9 +36,17 @@ from pytest_langasync.models import (
     MissingCall,
     ResultRow,
 )
-from pytest_langasync.providers import Provider, by_job_id, by_name
+from pytest_langasync.providers import Client, Provider, by_name
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Finished, Store, StoredRequest
 
 __all__ = ["Batcher", "Policy"]
+
+
+def _connect(provider: str, base_url: str, credentials: Credentials, headers: Headers) -> Client:
+    """Return the provider's own client."""
+    return by_name(provider).client(base_url, credentials, headers)
 
 
 class Batcher:
@@ -45,7 +54,8 @@ class Batcher:
 
     ``notify`` is called in the thread that calls ``submit`` and ``wait``, and ``tick`` there before
     each pause. ``connect`` makes a client from (provider name, base URL, credentials, batch-level
-    headers). ``clock`` returns seconds since the epoch, ``sleep`` waits for seconds.
+    headers). ``clock`` returns seconds since the epoch, ``timer`` seconds for intervals, ``sleep``
+    waits for seconds.
     """
 
     def __init__(
@@ -56,22 +66,32 @@ class Batcher:
         policy: Policy | None = None,
         notify: Callable[[Event], None] = lambda event: None,
         tick: Callable[[], None] = lambda: None,
-        connect: Connect = connect_to,
+        connect: Connect | None = None,
         lookup: Callable[[str], Provider] = by_name,
         clock: Callable[[], float] = time.time,
+        timer: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.retries: list[tuple[str, str, int]] = []
         """What was sent again: (ID of the job that failed, reason, number of requests)."""
+        self._context = Context(
+            store=store,
+            suite=suite,
+            policy=policy or Policy(),
+            clients=Clients(connect or _connect),
+            lookup=lookup,
+            notify=notify,
+            clock=clock,
+            timer=timer,
+            sleep=sleep,
+        )
         self._store = store
-        self._policy = policy or Policy()
+        self._policy = self._context.policy
         self._notify = notify
         self._tick = tick
-        self._clock = clock
-        self._submitter = Submitter(
-            store, suite, self._policy, notify, connect, lookup, clock, sleep, self._watch
-        )
-        self._poller = Poller(store, self._policy, clock, sleep)
+        self._timer = timer
+        self._submitter = Submitter(self._context, self._watch)
+        self._poller = Poller(self._context)
         self._queue: dict[str, QueuedRequest] = {}
         self._queue_due = 0.0
         self._doubtful: set[str] = set()
@@ -105,7 +125,7 @@ class Batcher:
             CacheError: the cache cannot be written.
         """
         failures = self._place([QueuedRequest(pending, valid) for pending in missing_calls])
-        self._submitter.tidy()
+        tidy(self._context)
         raise_as_one([error for error, _ in failures])
 
     def look_up(
@@ -122,20 +142,22 @@ class Batcher:
         raise_as_one([error for error, _ in placed.failures])
         return frozenset(ask.pending.key for ask in placed.undecided)
 
-    def attach(
-        self, job_id: str, credentials: Credentials, base_url: str, endpoint: str = ""
-    ) -> Job:
+    def attach(self, job_id: str, call: MissingCall) -> Job:
         """Wait for a job known by its ID, also when the cache has never heard of it.
 
+        It is looked for at the provider and in the account that ``call`` goes to.
+
         Raises:
-            ConfigurationError: no provider has such IDs, or the provider does not know the job.
+            ConfigurationError: the provider does not know the job, or it is of another one.
             ProviderError: the provider could not be asked.
         """
-        known = self._store.job(job_id)
-        name = known.provider if known else by_job_id(job_id).name
-        job = known or self._submitter.adopt(job_id, name, base_url, credentials, endpoint)
+        job = self._store.job(job_id) or self._submitter.adopt(job_id, call)
+        if (job.provider, job.base_url) != (call.provider, call.base_url):
+            raise ConfigurationError(
+                f"{job_id} is a job at {job.base_url}, and no call of this run goes there"
+            )
         if job.state is JobState.RUNNING:
-            self._watch(job, credentials, (), fresh=False)
+            self._watch(job, call, (), fresh=False)
         return job
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -147,9 +169,9 @@ class Batcher:
             ConfigurationError: a key was refused; the other jobs were waited for.
             CacheError: the cache cannot be written; what was bought stays at the provider.
         """
-        deadline = None if timeout is None else self._clock() + timeout
+        deadline = None if timeout is None else self._timer() + timeout
         while self._poller.watches or self._queue:
-            if deadline is not None and self._clock() >= deadline:
+            if deadline is not None and self._timer() >= deadline:
                 for last in self._poller.last_round():
                     self._handle(last)
                 self._flush_due()
@@ -173,7 +195,7 @@ class Batcher:
         for watch in [watch for watch in self._poller.watches.values() if watch.asks]:
             self._tell("cancelling", watch)
             self._cancel(watch)
-            watch.due, watch.pause = self._clock(), self._policy.first_poll
+            watch.due, watch.pause = self._timer(), self._policy.first_poll
 
     def _cancel(self, watch: Watch) -> None:
         try:
@@ -183,7 +205,7 @@ class Batcher:
 
     def close(self) -> None:
         """Close connections. Jobs go on at the provider."""
-        self._submitter.close()
+        self._context.clients.close()
 
     # Submitting
 
@@ -207,12 +229,12 @@ class Batcher:
     def _enqueue(self, asks: Iterable[QueuedRequest], delay: float) -> None:
         queued = {ask.pending.key: ask for ask in asks}
         if queued:
-            due = self._clock() + delay
+            due = self._timer() + delay
             self._queue_due = min(self._queue_due, due) if self._queue else due
             self._queue.update(queued)
 
     def _flush_due(self) -> None:
-        if self._queue and self._queue_due <= self._clock():
+        if self._queue and self._queue_due <= self._timer():
             self._flush()
 
     def _flush(self) -> None:
@@ -226,13 +248,13 @@ class Batcher:
                 self._errors.append(error)
 
     def _watch(
-        self, job: Job, credentials: Credentials, asks: Iterable[QueuedRequest], *, fresh: bool
+        self, job: Job, call: MissingCall, asks: Iterable[QueuedRequest], *, fresh: bool
     ) -> None:
         watch = self._poller.watches.get(job.id)
         if watch is None:
-            client = self._submitter.client(job.provider, job.base_url, credentials, job.headers)
+            client = self._context.clients.of(call)
             pause = self._policy.first_poll
-            due = self._clock() + (pause if fresh else 0.0)
+            due = self._timer() + (pause if fresh else 0.0)
             watch = self._poller.watches[job.id] = Watch(job, client, due, pause)
             self._tell("submitted" if fresh else "attached", watch)
         watch.asks.update((ask.pending.key, ask) for ask in asks)
@@ -278,7 +300,7 @@ class Batcher:
 
     def _not_found(self, watch: Watch, error: JobNotFoundError) -> None:
         """Believe only after several polls that a job, or a part of its results, is gone."""
-        job, age = watch.job, self._clock() - watch.job.created_at
+        job, age = watch.job, self._context.clock() - watch.job.created_at
         if job.not_found + 1 < GONE_AFTER:
             self._trouble(watch, error)
             if age >= NEWBORN:

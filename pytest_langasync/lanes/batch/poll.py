@@ -6,14 +6,17 @@ import contextlib
 import queue
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import Finished, Store
 from pytest_langasync.exceptions import JobNotFoundError
-from pytest_langasync.lanes.batch.plan import Policy, QueuedRequest
+from pytest_langasync.lanes.batch import Context, QueuedRequest
 from pytest_langasync.models import Job, JobState, JobStatus, ResultRow
 from pytest_langasync.providers import Client
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Finished
 
 POLLS_AT_ONCE = 8
 NEWBORN = 120.0
@@ -27,7 +30,7 @@ LAST_ROUND = 600.0
 
 @dataclass
 class Watch:
-    """A job that is being waited for, and who waits. Times are seconds since the epoch."""
+    """A job that is being waited for, and who waits. Times are those of the run's timer."""
 
     job: Job
     client: Client
@@ -54,23 +57,17 @@ class Polled:
 class Poller:
     """Polls the watched jobs concurrently and hands the results to the thread that waits."""
 
-    def __init__(
-        self,
-        store: Store,
-        policy: Policy,
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
-    ) -> None:
+    def __init__(self, context: Context) -> None:
         self.watches: dict[str, Watch] = {}
-        self._store = store
-        self._policy = policy
-        self._clock = clock
-        self._sleep = sleep
+        self._store = context.store
+        self._policy = context.policy
+        self._timer = context.timer
+        self._sleep = context.sleep
         self._results: queue.SimpleQueue[Polled] = queue.SimpleQueue()
 
     def reschedule(self, watch: Watch, retry_after: float = 0.0) -> None:
         """Set the next poll: twice as late as the last, not sooner than the provider asks."""
-        now = self._clock()
+        now = self._timer()
         watch.pause = min(watch.pause * 2, self._policy.poll_interval)
         jitter = 1.0 - 0.1 * random.random()  # so that many runs do not ask in step
         watch.not_before = now + retry_after
@@ -78,7 +75,7 @@ class Poller:
 
     def step(self, until: float | None) -> Polled | None:
         """Start the polls that are due; wait for a result, the next poll or ``until``."""
-        now = self._clock()
+        now = self._timer()
         idle = sorted((w for w in self.watches.values() if not w.polling), key=lambda w: w.due)
         room = POLLS_AT_ONCE - self._polling()
         for watch in [w for w in idle if w.due <= now][:room]:
@@ -97,14 +94,14 @@ class Poller:
 
     def last_round(self) -> Iterator[Polled]:
         """Poll each job once more, those excepted whose provider asked for a longer pause."""
-        now = self._clock()
+        now = self._timer()
         left = [w for w in self.watches.values() if not w.polling and w.not_before <= now]
         end = now + LAST_ROUND
         while left or self._polling():
             while left and self._polling() < POLLS_AT_ONCE:
                 self._start(left.pop(0))
             try:
-                yield self._take(max(0.0, end - self._clock()))
+                yield self._take(max(0.0, end - self._timer()))
             except queue.Empty:
                 return
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import Intent, Store
 from pytest_langasync.exceptions import (
     CacheError,
     ConfigurationError,
@@ -14,9 +14,12 @@ from pytest_langasync.exceptions import (
     LangasyncError,
     ProviderError,
 )
-from pytest_langasync.lanes.batch.plan import Policy, QueuedRequest
-from pytest_langasync.models import Credentials, Event, Job, MissingCall, split_custom_id
+from pytest_langasync.lanes.batch import Context, Headers, QueuedRequest
+from pytest_langasync.models import Event, Job, MissingCall, split_custom_id
 from pytest_langasync.providers import Client, Found
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Intent
 
 KEPT = 30 * 86400.0
 """How long providers keep a batch's results, in seconds."""
@@ -36,8 +39,6 @@ MINUTE = 60.0
 OPAQUE_REQUESTS = 10_000
 """How large a batch may be whose results are read only to learn whose it is."""
 
-Headers = tuple[tuple[str, str], ...]
-ClientOf = Callable[[str, str, Credentials, Headers], Client]
 Failures = list[tuple[LangasyncError, list[QueuedRequest]]]
 
 
@@ -51,23 +52,10 @@ class Verdict(enum.Enum):
 class Search:
     """Looks for what was bought, before it is bought again. Call it with the cache's lock held."""
 
-    def __init__(
-        self,
-        store: Store,
-        suite: str,
-        policy: Policy,
-        notify: Callable[[Event], None],
-        client: ClientOf,
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
-    ) -> None:
-        self._store = store
-        self._suite = suite
-        self._policy = policy
-        self._notify = notify
-        self._client = client
-        self._clock = clock
-        self._sleep = sleep
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._store = context.store
+        self._policy = context.policy
         self._recent: dict[tuple[str, str, str], list[Found]] = {}
 
     # Submissions
@@ -99,17 +87,15 @@ class Search:
     def _concerned(self, asks: list[QueuedRequest], intent: Intent) -> list[QueuedRequest]:
         """Return what an open submission holds, or may hold where its requests are damaged."""
         keys = self._store.intents.keys(intent.nonce)
-        held = [ask for ask in asks if ask.pending.key in keys]
+        place = (intent.meta.provider, intent.meta.base_url)
+        there = [ask for ask in asks if (ask.pending.provider, ask.pending.base_url) == place]
+        held = [ask for ask in there if ask.pending.key in keys]
         if len(keys) >= intent.count:
             return held
-        place = (intent.meta.provider, intent.meta.base_url)
-        there = (ask for ask in asks if (ask.pending.provider, ask.pending.base_url) == place)
         return held + [ask for ask in there if ask.pending.key not in keys]
 
     def _settle(self, intent: Intent, pending: MissingCall) -> Found | Verdict:
-        meta = intent.meta
-        client = self._client(meta.provider, meta.base_url, pending.credentials, meta.headers)
-        found = self.look(intent, client)
+        found = self.look(intent, self._context.clients.of(pending))
         if isinstance(found, Found):
             self.promote(intent, found)
         elif found is Verdict.ABSENT:
@@ -119,19 +105,19 @@ class Search:
     def look(self, intent: Intent, client: Client) -> Found | Verdict:
         """Look for a submission, again and again while it may still come to be listed."""
         known = [job.id for job in self._store.jobs()]
-        begun, pause = self._clock(), FIRST_PAUSE
+        context, pause = self._context, FIRST_PAUSE
         # One that was noted long ago is listed by now; when it was sent since then, nobody knows.
-        fresh = begun - intent.created_at < 10 * self._policy.patience
-        end = begun + (self._policy.patience if fresh else 0.0)
+        fresh = context.clock() - intent.created_at < 10 * self._policy.patience
+        end = context.timer() + (self._policy.patience if fresh else 0.0)
         while True:
             found = look(client, intent, known)
-            left = end - self._clock()
+            left = end - context.timer()
             if found is not Verdict.ABSENT or left <= 0:
                 return found
             text = "its creation was not confirmed: looking for it at the provider"
             meta = intent.meta
-            self._notify(Event("waiting", meta.provider, meta.model, intent.count, message=text))
-            self._sleep(min(pause, left))
+            context.notify(Event("waiting", meta.provider, meta.model, intent.count, message=text))
+            context.sleep(min(pause, left))
             pause *= 2
 
     def promote(self, intent: Intent, found: Found) -> Job:
@@ -179,9 +165,9 @@ class Search:
 
     def _take_in(self, pending: MissingCall, keys: set[str]) -> None:
         p, wanted = pending, {key for key in keys if self._store.in_flight(key) is None}
-        if not (wanted and self._suite):
+        if not (wanted and self._context.suite):
             return
-        client = self._client(p.provider, p.base_url, p.credentials, p.headers)
+        client = self._context.clients.of(p)
         adopted: list[tuple[Found, frozenset[str]]] = []
         for found in self._suite_jobs(pending, client):
             if not wanted:
@@ -211,29 +197,27 @@ class Search:
 
             def may_be_ours(found: Found) -> bool:
                 if not found.opaque:
-                    ours = found.suite == self._suite and bool(found.nonce)
+                    ours = found.suite == self._context.suite and bool(found.nonce)
                     return ours and found.nonce not in open_
                 recent = newest is not None and found.created_at + MINUTE >= newest
                 return recent and not found.running and found.total <= OPAQUE_REQUESTS
 
-            listed = client.find(max(self._clock() - KEPT, oldest))
+            listed = client.find(max(self._context.clock() - KEPT, oldest))
             new = (f for f in listed if f.job_id not in known and f.created_at >= oldest)
             self._recent[place] = list(itertools.islice(filter(may_be_ours, new), SUITE_JOBS))
         return self._recent[place]
 
-    def adopt(
-        self, job_id: str, name: str, base_url: str, credentials: Credentials, endpoint: str
-    ) -> Job:
+    def adopt(self, job_id: str, call: MissingCall) -> Job:
         """Take in a job known by its ID alone. Raises as ``Batcher.attach`` does."""
-        client = self._client(name, base_url, credentials, ())
+        client, now = self._context.clients.of(call), self._context.clock()
         try:
             status = client.status(job_id)
             ids = client.input_ids(job_id)
         except JobNotFoundError as error:
             raise ConfigurationError(str(error)) from error
-        listed = (f for f in client.find(self._clock() - KEPT) if f.job_id == job_id)
-        found = next(listed, Found(job_id, self._clock(), status.total, endpoint=endpoint))
-        job = _job_of(found, name, base_url, (), _nonce_of(ids or ()))
+        listed = (f for f in client.find(now - KEPT) if f.job_id == job_id)
+        found = next(listed, Found(job_id, now, status.total, endpoint=call.endpoint))
+        job = _job_of(found, call.provider, call.base_url, (), _nonce_of(ids or ()))
         return self._store.adopt(job, ids)
 
 

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pytest_langasync.cache.store import Intent, RequestMeta, Store
+from pytest_langasync.cache.records import Intent, RequestMeta
 from pytest_langasync.exceptions import (
     CapacityError,
     ConfigurationError,
     CreateUnknownError,
     ProviderError,
 )
+from pytest_langasync.lanes.batch import Context, QueuedRequest
 from pytest_langasync.lanes.batch.plan import (
     Lines,
     Place,
-    Policy,
-    QueuedRequest,
     Room,
     new_nonce,
     one_model,
     place_of,
     plan,
 )
-from pytest_langasync.lanes.batch.recover import Failures, Headers, Search, Verdict
-from pytest_langasync.lanes.batch.tidy import tidy
-from pytest_langasync.models import Credentials, Event, Job, JobState
-from pytest_langasync.providers import Client, Found, Provider, Submission, by_name
-
-Connect = Callable[[str, str, Credentials, Headers], Client]
-
-
-def connect_to(provider: str, base_url: str, credentials: Credentials, headers: Headers) -> Client:
-    """Return the provider's own client."""
-    return by_name(provider).client(base_url, credentials, headers)
+from pytest_langasync.lanes.batch.recover import Failures, Search, Verdict
+from pytest_langasync.models import Event, Job, JobState, MissingCall
+from pytest_langasync.providers import Found, Submission
 
 
 @dataclass
@@ -50,59 +41,20 @@ class Watcher(Protocol):
     """Told of each job in which somebody waits for a request."""
 
     def __call__(
-        self, job: Job, credentials: Credentials, asks: Iterable[QueuedRequest], *, fresh: bool
+        self, job: Job, call: MissingCall, asks: Iterable[QueuedRequest], *, fresh: bool
     ) -> None: ...
 
 
 class Submitter:
     """Puts requests into jobs: running ones, found ones, new ones."""
 
-    def __init__(
-        self,
-        store: Store,
-        suite: str,
-        policy: Policy,
-        notify: Callable[[Event], None],
-        connect: Connect,
-        lookup: Callable[[str], Provider],
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
-        watch: Watcher,
-    ) -> None:
-        self._store = store
-        self._suite = suite
-        self._policy = policy
-        self._notify = notify
-        self._connect = connect
-        self._lookup = lookup
-        self._clock = clock
+    def __init__(self, context: Context, watch: Watcher) -> None:
+        self._context = context
+        self._store = context.store
+        self._notify = context.notify
         self._watch = watch
-        self._clients: dict[tuple[str, str, str, Headers], Client] = {}
         self._room = Room()
-        self._search = Search(store, suite, policy, notify, self.client, clock, sleep)
-
-    def client(
-        self, name: str, base_url: str, credentials: Credentials, headers: Headers
-    ) -> Client:
-        """Return the one client of this provider, base URL, account and headers."""
-        place = (name, base_url, credentials.account, headers)
-        if place not in self._clients:
-            self._clients[place] = self._connect(name, base_url, credentials, headers)
-        return self._clients[place]
-
-    def close(self) -> None:
-        """Close all clients."""
-        for client in self._clients.values():
-            client.close()
-        self._clients.clear()
-
-    def tidy(self) -> None:
-        """Delete files at the providers in use that earlier runs needed."""
-        clients: dict[tuple[str, str], list[Client]] = {}
-        for (name, base_url, _, _), client in self._clients.items():
-            clients.setdefault((name, base_url), []).append(client)
-        if self._policy.tidy_before:
-            tidy(self._store, clients, self._policy.tidy_before)
+        self._search = Search(context)
 
     def place(self, asks: Iterable[QueuedRequest]) -> Placed:
         """Put each request into a job, under the lock of the cache."""
@@ -125,11 +77,9 @@ class Submitter:
             self._attach_unread(self._attach(self._found(asks, placed)), placed)
         return placed
 
-    def adopt(
-        self, job_id: str, name: str, base_url: str, credentials: Credentials, endpoint: str
-    ) -> Job:
+    def adopt(self, job_id: str, call: MissingCall) -> Job:
         """Take in a job known by its ID alone. Raises as ``Batcher.attach`` does."""
-        return self._search.adopt(job_id, name, base_url, credentials, endpoint)
+        return self._search.adopt(job_id, call)
 
     def _found(self, asks: Iterable[QueuedRequest], placed: Placed) -> list[QueuedRequest]:
         """Return the requests without an answer, once all is known that was bought of them."""
@@ -149,7 +99,7 @@ class Submitter:
             p = ask.pending
             jobs = [j for j in unread if (j.provider, j.base_url) == (p.provider, p.base_url)]
             for job in jobs:
-                self._watch(job, p.credentials, (), fresh=False)
+                self._watch(job, p, (), fresh=False)
             (placed.undecided if jobs else others).append(ask)
         return others
 
@@ -158,19 +108,21 @@ class Submitter:
         others: list[QueuedRequest] = []
         by_job: dict[tuple[str, str], list[QueuedRequest]] = {}
         for ask in asks:
-            job = self._store.in_flight(ask.pending.key)
-            if job is None:
+            p = ask.pending
+            job = self._store.in_flight(p.key)
+            # A job that a stranger wrote may name another place: nobody is asked about it there.
+            if job is None or (job.provider, job.base_url) != (p.provider, p.base_url):
                 others.append(ask)
             else:
-                by_job.setdefault((job.id, ask.pending.credentials.account), []).append(ask)
+                by_job.setdefault((job.id, p.credentials.account), []).append(ask)
         for (job_id, _), group in by_job.items():
             if job := self._store.job(job_id):
-                self._watch(job, group[0].pending.credentials, group, fresh=False)
+                self._watch(job, group[0].pending, group, fresh=False)
         return others
 
     def _buy(self, asks: Iterable[QueuedRequest], placed: Placed) -> None:
         full: set[Place] = set()
-        for chunk in plan(asks, self._lookup, self._room):
+        for chunk in plan(asks, self._context.lookup, self._room):
             p = chunk[0].pending
             if place_of(p) in full:
                 placed.full += chunk
@@ -197,7 +149,7 @@ class Submitter:
     def _create(self, asks: Sequence[QueuedRequest]) -> Verdict | None:
         """Create one batch, noted before and after; UNDECIDED when it may or may not exist."""
         p = asks[0].pending
-        client = self.client(p.provider, p.base_url, p.credentials, p.headers)
+        client = self._context.clients.of(p)
         intent = self._intend(asks)
         submission = Submission(
             nonce=intent.nonce,
@@ -205,7 +157,7 @@ class Submitter:
             headers=p.headers,
             lines=Lines(intent.nonce, asks, self._store.spooled),
             count=len(asks),
-            suite=self._suite,
+            suite=self._context.suite,
         )
         self._notify(Event("uploading", p.provider, intent.meta.model, len(asks)))
         for _ in range(2):
@@ -226,7 +178,7 @@ class Submitter:
                     intent,
                     Found(created.job_id, created.created_at, 0, input_ref=created.input_ref),
                 )
-            self._watch(job, p.credentials, asks, fresh=True)
+            self._watch(job, p, asks, fresh=True)
             return None
         raise ProviderError(
             f"{p.provider} did not answer when a batch of {len(asks)} requests was created; "
@@ -237,7 +189,13 @@ class Submitter:
         first, p = asks[0], asks[0].pending
         meta = RequestMeta(p.provider, p.base_url, p.endpoint, p.headers, one_model(asks))
         intent = Intent(
-            new_nonce(), meta, self._clock(), len(asks), self._suite, first.retry_of, first.depth
+            nonce=new_nonce(),
+            meta=meta,
+            created_at=self._context.clock(),
+            count=len(asks),
+            suite=self._context.suite,
+            retry_of=first.retry_of,
+            depth=first.depth,
         )
         self._store.write_intent(intent, (ask.pending for ask in asks))
         return intent

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
-from pytest_langasync.cache.store import Store
 from pytest_langasync.exceptions import JobNotFoundError, LangasyncError
+from pytest_langasync.lanes.batch import Context
 from pytest_langasync.models import Job, JobState
 from pytest_langasync.providers import Client
 
@@ -14,14 +14,15 @@ MOST = 20
 """How many jobs one run tidies up after: nobody waits long for it."""
 
 
-def tidy(
-    store: Store, clients: Mapping[tuple[str, str], Iterable[Client]], ended_before: float
-) -> None:
-    """Delete the files of jobs that ended before then (since the epoch) and are stored here.
+def tidy(context: Context) -> None:
+    """Delete the files of old jobs that are stored here, at the providers in use.
 
     A job whose answers a test still waits to be judged on keeps them: with them alone a lost cache
-    can be rebuilt. ``clients`` are by provider and base URL. Trouble is left to the next run.
+    can be rebuilt. Trouble is left to the next run.
     """
+    store, ended_before = context.store, context.policy.tidy_before
+    if not ended_before:
+        return
     waiting = {key for entry in store.owners.read().values() for key in entry.waiting}
     old = [
         job
@@ -30,12 +31,12 @@ def tidy(
         and not job.files
         and job.state is not JobState.RUNNING
         and (job.ended_at or ended_before) < ended_before
-        and (job.provider, job.base_url) in clients
+        and context.clients.at(job.provider, job.base_url)
         and waiting.isdisjoint(request.key for request in store.requests_in(job.id))
     ]
     try:
         for job in old[:MOST]:
-            files = _delete(job, clients[job.provider, job.base_url])
+            files = _delete(job, context.clients.at(job.provider, job.base_url))
             store.update_job(replace(job, files=files))
     except LangasyncError:
         return
