@@ -35,9 +35,8 @@ class RequestMeta:
     @classmethod
     def of(cls, request: Request | Job) -> RequestMeta:
         """Return it for a request, or for what all requests of a job have in common."""
-        return cls(
-            request.provider, request.base_url, request.endpoint, request.headers, request.model
-        )
+        to = request.target if isinstance(request, Request) else request
+        return cls(to.provider, to.base_url, to.endpoint, to.headers, request.model)
 
 
 @dataclass(frozen=True)

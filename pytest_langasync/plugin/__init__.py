@@ -92,12 +92,17 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     from pytest_langasync.plugin.terminal import Reporter
 
-    reporter = Reporter(config, settings)
+    invitation = None
     worker = hasattr(config, "workerinput")
+    if worker:
+        from pytest_langasync.plugin.xdist_messages import WORKERINPUT, Invitation
+
+        invitation = Invitation.model_validate(vars(config)["workerinput"][WORKERINPUT])
+    reporter = Reporter(config, settings, invitation.started_at if invitation else None)
     if not worker and not config.option.collectonly:
         from pytest_langasync.plugin.run_record import RunRecorder
 
-        config.pluginmanager.register(RunRecorder(config, settings, reporter), "langasync-account")
+        config.pluginmanager.register(RunRecorder(config, settings, reporter), "langasync-record")
     config.pluginmanager.register(reporter, "langasync-reporter")
     if distributed and not config.option.collectonly:
         from pytest_langasync.plugin.xdist_controller import ControllerSession
@@ -107,7 +112,8 @@ def pytest_configure(config: pytest.Config) -> None:
     elif not config.option.collectonly:
         from pytest_langasync.plugin.session import Session
 
-        config.pluginmanager.register(Session(config, settings, reporter), "langasync-session")
+        session = Session(config, settings, reporter, invitation)
+        config.pluginmanager.register(session, "langasync-session")
 
 
 def _score(config: pytest.Config) -> None:

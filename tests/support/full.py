@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pytest_langasync.cache.store import Intent, OwnerState, RequestMeta, Store
 from pytest_langasync.exceptions import CacheError
-from pytest_langasync.models import Answer, Call, Credentials, Job, MissingCall, Request, ResultRow
+from pytest_langasync.models import Answer, Call, Job, MissingCall, Request, ResultRow, Target
 
 NONCE, KEY, URL = "abcdefghijkl", "a" * 40, "https://api.openai.com/v1"
 LARGE = "x" * 20_000
@@ -28,10 +28,9 @@ def limit_files(size: int) -> None:
 
 def live(root: Path) -> None:
     """Write one of everything that a cache holds, the larger the later."""
-    nobody = Credentials({})
     store = Store(root)
     store.open()
-    pending = MissingCall(KEY, "t", 0, "openai", URL, "/responses", (), "m", 10, nobody)
+    pending = MissingCall(KEY, "t", 0, Target("openai", URL, "/responses"), "m", 10)
     store.spool(pending, {"model": "m"})
     meta = RequestMeta("openai", URL, "/responses", (), "m")
     job = Job("batch_1", "openai", URL, "/responses", "m", (), NONCE, 1.0, 1)
@@ -42,7 +41,7 @@ def live(root: Path) -> None:
     store.owners.update({"t": OwnerState(waiting=("w" * 3000,))})
     store.history.add("run", {"text": "r" * 5000})
     for text, answer in (("short", "z" * 7000), (LARGE, "z")):
-        call = Call(Request("openai", URL, "/responses", {"text": text}), "t", 0, nobody)
+        call = Call(Request(pending.target, {"text": text}), "t", 0)
         store.add_realtime(call, "t", Answer(call.key, 200, answer))
     store.close()
 

@@ -8,17 +8,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_langasync.models import Credentials, Event, MissingCall
+from pytest_langasync.models import MissingCall, Target
 
 if TYPE_CHECKING:
-    from pytest_langasync.cache.store import Store
     from pytest_langasync.config import Settings
-    from pytest_langasync.providers import Client, Provider
-
-Headers = tuple[tuple[str, str], ...]
+    from pytest_langasync.providers import Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,57 +59,30 @@ class Policy:
         )
 
 
-Connect = Callable[[str, str, Credentials, Headers], "Client"]
-"""Makes a client from (provider name, base URL, credentials, batch-level headers)."""
-
-
 class Clients:
-    """One client for each provider, base URL, account and set of headers.
+    """One client for each host, account and set of headers, whatever the endpoint.
 
-    A client is made from an intercepted call alone: no base URL and no header that was read from
-    disk ever meets a key, since a cache may come from a stranger.
+    A client is made from an intercepted call's target alone: no base URL and no header that was
+    read from disk ever meets a key, since a cache may come from a stranger.
     """
 
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Callable[[Target], Client]) -> None:
         self._connect = connect
-        self._clients: dict[tuple[str, str, str, Headers], Client] = {}
+        self._clients: dict[Target, Client] = {}
 
-    def of(self, call: MissingCall) -> Client:
-        """Return the client of the place and the account that a call goes to."""
-        place = (call.provider, call.base_url, call.credentials.account, call.headers)
+    def of(self, target: Target) -> Client:
+        """Return the client of where a call goes to."""
+        place = replace(target, endpoint="")
         if place not in self._clients:
-            self._clients[place] = self._connect(
-                call.provider, call.base_url, call.credentials, call.headers
-            )
+            self._clients[place] = self._connect(place)
         return self._clients[place]
 
-    def at(self, provider: str, base_url: str) -> list[Client]:
-        """Return the clients of all accounts in use there."""
-        place = (provider, base_url)
-        return [client for key, client in self._clients.items() if key[:2] == place]
+    def at(self, host: tuple[str, str]) -> list[Client]:
+        """Return the clients of all accounts in use at a host."""
+        return [client for target, client in self._clients.items() if target.host == host]
 
     def close(self) -> None:
         """Close all clients."""
         for client in self._clients.values():
             client.close()
         self._clients.clear()
-
-
-@dataclass(frozen=True)
-class Context:
-    """What the parts of the lane work with in one run."""
-
-    store: Store
-    suite: str
-    """Identifies the suite at providers whose batches carry metadata."""
-    policy: Policy
-    clients: Clients
-    lookup: Callable[[str], Provider]
-    """Returns the provider of a name."""
-    notify: Callable[[Event], None]
-    clock: Callable[[], float]
-    """Returns seconds since the epoch."""
-    timer: Callable[[], float]
-    """Returns seconds that no change of the clock touches, for intervals."""
-    sleep: Callable[[float], None]
-    """Waits for seconds."""

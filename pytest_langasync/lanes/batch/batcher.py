@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -15,7 +14,8 @@ from pytest_langasync.exceptions import (
     ProviderError,
     raise_as_one,
 )
-from pytest_langasync.lanes.batch import Clients, Connect, Context, Headers, Policy, QueuedRequest
+from pytest_langasync.lanes import RunContext
+from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest
 from pytest_langasync.lanes.batch.outcomes import (
     CAPACITY_CODES,
     error_body,
@@ -27,7 +27,6 @@ from pytest_langasync.lanes.batch.recover import DOUBT
 from pytest_langasync.lanes.batch.submit import Submitter
 from pytest_langasync.lanes.batch.tidy import tidy
 from pytest_langasync.models import (
-    Credentials,
     Event,
     EventKind,
     Job,
@@ -35,63 +34,29 @@ from pytest_langasync.models import (
     JobStatus,
     MissingCall,
     ResultRow,
+    Target,
 )
-from pytest_langasync.providers import Client, Provider, by_name
 
 if TYPE_CHECKING:
-    from pytest_langasync.cache.store import Finished, Store, StoredRequest
+    from pytest_langasync.cache.store import Finished, StoredRequest
 
 __all__ = ["Batcher", "Policy"]
 
 
-def _connect(provider: str, base_url: str, credentials: Credentials, headers: Headers) -> Client:
-    """Return the provider's own client."""
-    return by_name(provider).client(base_url, credentials, headers)
-
-
 class Batcher:
-    """Sends recorded calls through batches and stores what they return.
+    """Sends recorded calls through batches and stores what they return."""
 
-    ``notify`` is called in the thread that calls ``submit`` and ``wait``, and ``tick`` there before
-    each pause. ``connect`` makes a client from (provider name, base URL, credentials, batch-level
-    headers). ``clock`` returns seconds since the epoch, ``timer`` seconds for intervals, ``sleep``
-    waits for seconds.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        *,
-        suite: str = "",
-        policy: Policy | None = None,
-        notify: Callable[[Event], None] = lambda event: None,
-        tick: Callable[[], None] = lambda: None,
-        connect: Connect | None = None,
-        lookup: Callable[[str], Provider] = by_name,
-        clock: Callable[[], float] = time.time,
-        timer: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, context: RunContext, policy: Policy) -> None:
         self.retries: list[tuple[str, str, int]] = []
         """What was sent again: (ID of the job that failed, reason, number of requests)."""
-        self._context = Context(
-            store=store,
-            suite=suite,
-            policy=policy or Policy(),
-            clients=Clients(connect or _connect),
-            lookup=lookup,
-            notify=notify,
-            clock=clock,
-            timer=timer,
-            sleep=sleep,
-        )
-        self._store = store
-        self._policy = self._context.policy
-        self._notify = notify
-        self._tick = tick
-        self._timer = timer
-        self._submitter = Submitter(self._context, self._watch)
-        self._poller = Poller(self._context)
+        self._context = context
+        self._store = context.store
+        self._policy = policy
+        self._notify = context.notify
+        self._timer = context.timer
+        self._clients = Clients(context.connect)
+        self._submitter = Submitter(context, policy, self._clients, self._watch)
+        self._poller = Poller(context, policy)
         self._queue: dict[str, QueuedRequest] = {}
         self._queue_due = 0.0
         self._doubtful: set[str] = set()
@@ -125,7 +90,7 @@ class Batcher:
             CacheError: the cache cannot be written.
         """
         failures = self._place([QueuedRequest(pending, valid) for pending in missing_calls])
-        tidy(self._context)
+        tidy(self._context, self._policy, self._clients)
         raise_as_one([error for error, _ in failures])
 
     def look_up(
@@ -142,22 +107,22 @@ class Batcher:
         raise_as_one([error for error, _ in placed.failures])
         return frozenset(ask.pending.key for ask in placed.undecided)
 
-    def attach(self, job_id: str, call: MissingCall) -> Job:
+    def attach(self, job_id: str, target: Target) -> Job:
         """Wait for a job known by its ID, also when the cache has never heard of it.
 
-        It is looked for at the provider and in the account that ``call`` goes to.
+        It is looked for where ``target`` leads to.
 
         Raises:
             ConfigurationError: the provider does not know the job, or it is of another one.
             ProviderError: the provider could not be asked.
         """
-        job = self._store.job(job_id) or self._submitter.adopt(job_id, call)
-        if (job.provider, job.base_url) != (call.provider, call.base_url):
+        job = self._store.job(job_id) or self._submitter.adopt(job_id, target)
+        if job.host != target.host:
             raise ConfigurationError(
                 f"{job_id} is a job at {job.base_url}, and no call of this run goes there"
             )
         if job.state is JobState.RUNNING:
-            self._watch(job, call, (), fresh=False)
+            self._watch(job, target, (), fresh=False)
         return job
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -179,7 +144,7 @@ class Batcher:
             self._flush_due()
             if not (self._poller.watches or self._queue):
                 break  # another process, or a job whose requests were unread, had the answers
-            self._tick()
+            self._context.tick()
             times = [deadline, self._queue_due if self._queue else None]
             polled = self._poller.step(min((t for t in times if t is not None), default=None))
             if polled is not None:
@@ -205,7 +170,7 @@ class Batcher:
 
     def close(self) -> None:
         """Close connections. Jobs go on at the provider."""
-        self._context.clients.close()
+        self._clients.close()
 
     # Submitting
 
@@ -224,7 +189,7 @@ class Batcher:
         self._doubtful |= new
         if new:
             p = asks[0].pending
-            self._notify(Event("waiting", p.provider, p.model, len(new), message=DOUBT))
+            self._notify(Event("waiting", p.target.provider, p.model, len(new), message=DOUBT))
 
     def _enqueue(self, asks: Iterable[QueuedRequest], delay: float) -> None:
         queued = {ask.pending.key: ask for ask in asks}
@@ -248,11 +213,11 @@ class Batcher:
                 self._errors.append(error)
 
     def _watch(
-        self, job: Job, call: MissingCall, asks: Iterable[QueuedRequest], *, fresh: bool
+        self, job: Job, target: Target, asks: Iterable[QueuedRequest], *, fresh: bool
     ) -> None:
         watch = self._poller.watches.get(job.id)
         if watch is None:
-            client = self._context.clients.of(call)
+            client = self._clients.of(target)
             pause = self._policy.first_poll
             due = self._timer() + (pause if fresh else 0.0)
             watch = self._poller.watches[job.id] = Watch(job, client, due, pause)
@@ -418,7 +383,7 @@ class Batcher:
         self._store.finish(job, rows, word=job.word, state=job.state, reason=job.reason)
 
     def _tries(self, ask: QueuedRequest) -> int:
-        own = ask.pending.max_retries
+        own = ask.pending.options.max_retries
         return self._policy.max_retries if own is None else own
 
     def _tell(

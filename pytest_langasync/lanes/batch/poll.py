@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_langasync.exceptions import JobNotFoundError
-from pytest_langasync.lanes.batch import Context, QueuedRequest
+from pytest_langasync.lanes import RunContext
+from pytest_langasync.lanes.batch import Policy, QueuedRequest
 from pytest_langasync.models import Job, JobState, JobStatus, ResultRow
 from pytest_langasync.providers import Client
 
@@ -57,10 +58,10 @@ class Polled:
 class Poller:
     """Polls the watched jobs concurrently and hands the results to the thread that waits."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: RunContext, policy: Policy) -> None:
         self.watches: dict[str, Watch] = {}
         self._store = context.store
-        self._policy = context.policy
+        self._policy = policy
         self._timer = context.timer
         self._sleep = context.sleep
         self._results: queue.SimpleQueue[Polled] = queue.SimpleQueue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_langasync.exceptions import (
@@ -14,8 +15,9 @@ from pytest_langasync.exceptions import (
     LangasyncError,
     ProviderError,
 )
-from pytest_langasync.lanes.batch import Context, Headers, QueuedRequest
-from pytest_langasync.models import Event, Job, MissingCall, split_custom_id
+from pytest_langasync.lanes import RunContext
+from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest
+from pytest_langasync.models import Event, Job, MissingCall, Target, split_custom_id
 from pytest_langasync.providers import Client, Found
 
 if TYPE_CHECKING:
@@ -52,10 +54,11 @@ class Verdict(enum.Enum):
 class Search:
     """Looks for what was bought, before it is bought again. Call it with the cache's lock held."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: RunContext, policy: Policy, clients: Clients) -> None:
         self._context = context
         self._store = context.store
-        self._policy = context.policy
+        self._policy = policy
+        self._clients = clients
         self._recent: dict[tuple[str, str, str], list[Found]] = {}
 
     # Submissions
@@ -88,14 +91,14 @@ class Search:
         """Return what an open submission holds, or may hold where its requests are damaged."""
         keys = self._store.intents.keys(intent.nonce)
         place = (intent.meta.provider, intent.meta.base_url)
-        there = [ask for ask in asks if (ask.pending.provider, ask.pending.base_url) == place]
+        there = [ask for ask in asks if ask.pending.target.host == place]
         held = [ask for ask in there if ask.pending.key in keys]
         if len(keys) >= intent.count:
             return held
         return held + [ask for ask in there if ask.pending.key not in keys]
 
     def _settle(self, intent: Intent, pending: MissingCall) -> Found | Verdict:
-        found = self.look(intent, self._context.clients.of(pending))
+        found = self.look(intent, self._clients.of(pending.target))
         if isinstance(found, Found):
             self.promote(intent, found)
         elif found is Verdict.ABSENT:
@@ -164,10 +167,10 @@ class Search:
         return [ask for ask in asks if ask.pending.key not in failed]
 
     def _take_in(self, pending: MissingCall, keys: set[str]) -> None:
-        p, wanted = pending, {key for key in keys if self._store.in_flight(key) is None}
+        wanted = {key for key in keys if self._store.in_flight(key) is None}
         if not (wanted and self._context.suite):
             return
-        client = self._context.clients.of(p)
+        client = self._clients.of(pending.target)
         adopted: list[tuple[Found, frozenset[str]]] = []
         for found in self._suite_jobs(pending, client):
             if not wanted:
@@ -178,7 +181,7 @@ class Search:
                 wanted -= held
                 adopted.append((found, ids))
         for found, ids in reversed(adopted):  # of two jobs with a request the newest counts
-            job = _job_of(found, p.provider, p.base_url, p.headers, _nonce_of(ids))
+            job = _job_of(found, pending.target, _nonce_of(ids))
             self._store.adopt(job, ids)
 
     def _suite_jobs(self, pending: MissingCall, client: Client) -> list[Found]:
@@ -191,7 +194,7 @@ class Search:
         if place not in self._recent:
             known = {job.id for job in self._store.jobs()}
             open_ = {intent.nonce for intent in self._store.open_submissions()}
-            here = (j for j in self._store.jobs() if (j.provider, j.base_url) == place[:2])
+            here = (job for job in self._store.jobs() if job.host == pending.target.host)
             newest = max((job.created_at for job in here), default=None)
             oldest = self._policy.adopt_since  # the provider counts in whole seconds
 
@@ -207,22 +210,22 @@ class Search:
             self._recent[place] = list(itertools.islice(filter(may_be_ours, new), SUITE_JOBS))
         return self._recent[place]
 
-    def adopt(self, job_id: str, call: MissingCall) -> Job:
+    def adopt(self, job_id: str, target: Target) -> Job:
         """Take in a job known by its ID alone. Raises as ``Batcher.attach`` does."""
-        client, now = self._context.clients.of(call), self._context.clock()
+        client, now = self._clients.of(target), self._context.clock()
         try:
             status = client.status(job_id)
             ids = client.input_ids(job_id)
         except JobNotFoundError as error:
             raise ConfigurationError(str(error)) from error
         listed = (f for f in client.find(now - KEPT) if f.job_id == job_id)
-        found = next(listed, Found(job_id, now, status.total, endpoint=call.endpoint))
-        job = _job_of(found, call.provider, call.base_url, (), _nonce_of(ids or ()))
+        found = next(listed, Found(job_id, now, status.total, endpoint=target.endpoint))
+        job = _job_of(found, replace(target, headers=()), _nonce_of(ids or ()))
         return self._store.adopt(job, ids)
 
 
 def _account(pending: MissingCall) -> tuple[str, str, str]:
-    return (pending.provider, pending.base_url, pending.credentials.account)
+    return (*pending.target.host, pending.target.credentials.account)
 
 
 def _nonce_of(custom_ids: Iterable[str]) -> str:
@@ -231,14 +234,14 @@ def _nonce_of(custom_ids: Iterable[str]) -> str:
     return nonces.pop() if len(nonces) == 1 else ""
 
 
-def _job_of(found: Found, name: str, base_url: str, headers: Headers, nonce: str = "") -> Job:
+def _job_of(found: Found, target: Target, nonce: str) -> Job:
     return Job(
         id=found.job_id,
-        provider=name,
-        base_url=base_url,
+        provider=target.provider,
+        base_url=target.base_url,
         endpoint=found.endpoint,
         model=found.model,
-        headers=headers,
+        headers=target.headers,
         nonce=found.nonce or nonce,
         created_at=found.created_at,
         requests=found.total,

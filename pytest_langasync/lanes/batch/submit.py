@@ -13,7 +13,8 @@ from pytest_langasync.exceptions import (
     CreateUnknownError,
     ProviderError,
 )
-from pytest_langasync.lanes.batch import Context, QueuedRequest
+from pytest_langasync.lanes import RunContext
+from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest
 from pytest_langasync.lanes.batch.plan import (
     Lines,
     Place,
@@ -24,7 +25,7 @@ from pytest_langasync.lanes.batch.plan import (
     plan,
 )
 from pytest_langasync.lanes.batch.recover import Failures, Search, Verdict
-from pytest_langasync.models import Event, Job, JobState, MissingCall
+from pytest_langasync.models import Event, Job, JobState, Target
 from pytest_langasync.providers import Found, Submission
 
 
@@ -41,20 +42,23 @@ class Watcher(Protocol):
     """Told of each job in which somebody waits for a request."""
 
     def __call__(
-        self, job: Job, call: MissingCall, asks: Iterable[QueuedRequest], *, fresh: bool
+        self, job: Job, target: Target, asks: Iterable[QueuedRequest], *, fresh: bool
     ) -> None: ...
 
 
 class Submitter:
     """Puts requests into jobs: running ones, found ones, new ones."""
 
-    def __init__(self, context: Context, watch: Watcher) -> None:
+    def __init__(
+        self, context: RunContext, policy: Policy, clients: Clients, watch: Watcher
+    ) -> None:
         self._context = context
         self._store = context.store
         self._notify = context.notify
+        self._clients = clients
         self._watch = watch
         self._room = Room()
-        self._search = Search(context)
+        self._search = Search(context, policy, clients)
 
     def place(self, asks: Iterable[QueuedRequest]) -> Placed:
         """Put each request into a job, under the lock of the cache."""
@@ -77,9 +81,9 @@ class Submitter:
             self._attach_unread(self._attach(self._found(asks, placed)), placed)
         return placed
 
-    def adopt(self, job_id: str, call: MissingCall) -> Job:
+    def adopt(self, job_id: str, target: Target) -> Job:
         """Take in a job known by its ID alone. Raises as ``Batcher.attach`` does."""
-        return self._search.adopt(job_id, call)
+        return self._search.adopt(job_id, target)
 
     def _found(self, asks: Iterable[QueuedRequest], placed: Placed) -> list[QueuedRequest]:
         """Return the requests without an answer, once all is known that was bought of them."""
@@ -97,9 +101,9 @@ class Submitter:
         others: list[QueuedRequest] = []
         for ask in asks:
             p = ask.pending
-            jobs = [j for j in unread if (j.provider, j.base_url) == (p.provider, p.base_url)]
+            jobs = [job for job in unread if job.host == p.target.host]
             for job in jobs:
-                self._watch(job, p, (), fresh=False)
+                self._watch(job, p.target, (), fresh=False)
             (placed.undecided if jobs else others).append(ask)
         return others
 
@@ -111,13 +115,13 @@ class Submitter:
             p = ask.pending
             job = self._store.in_flight(p.key)
             # A job that a stranger wrote may name another place: nobody is asked about it there.
-            if job is None or (job.provider, job.base_url) != (p.provider, p.base_url):
+            if job is None or job.host != p.target.host:
                 others.append(ask)
             else:
-                by_job.setdefault((job.id, p.credentials.account), []).append(ask)
+                by_job.setdefault((job.id, p.target.credentials.account), []).append(ask)
         for (job_id, _), group in by_job.items():
             if job := self._store.job(job_id):
-                self._watch(job, group[0].pending, group, fresh=False)
+                self._watch(job, group[0].pending.target, group, fresh=False)
         return others
 
     def _buy(self, asks: Iterable[QueuedRequest], placed: Placed) -> None:
@@ -136,7 +140,8 @@ class Submitter:
                 full.add(place_of(p))
                 placed.full += chunk
                 self.no_room(chunk, str(error))
-                self._notify(Event("waiting", p.provider, p.model, len(chunk), message=str(error)))
+                where = (p.target.provider, p.model, len(chunk))
+                self._notify(Event("waiting", *where, message=str(error)))
             except (ConfigurationError, ProviderError) as error:
                 placed.failures.append((error, chunk))
 
@@ -149,17 +154,17 @@ class Submitter:
     def _create(self, asks: Sequence[QueuedRequest]) -> Verdict | None:
         """Create one batch, noted before and after; UNDECIDED when it may or may not exist."""
         p = asks[0].pending
-        client = self._context.clients.of(p)
+        client = self._clients.of(p.target)
         intent = self._intend(asks)
         submission = Submission(
             nonce=intent.nonce,
-            endpoint=p.endpoint,
-            headers=p.headers,
+            endpoint=p.target.endpoint,
+            headers=p.target.headers,
             lines=Lines(intent.nonce, asks, self._store.spooled),
             count=len(asks),
             suite=self._context.suite,
         )
-        self._notify(Event("uploading", p.provider, intent.meta.model, len(asks)))
+        self._notify(Event("uploading", p.target.provider, intent.meta.model, len(asks)))
         for _ in range(2):
             try:
                 created = client.create(submission)
@@ -178,16 +183,17 @@ class Submitter:
                     intent,
                     Found(created.job_id, created.created_at, 0, input_ref=created.input_ref),
                 )
-            self._watch(job, p, asks, fresh=True)
+            self._watch(job, p.target, asks, fresh=True)
             return None
         raise ProviderError(
-            f"{p.provider} did not answer when a batch of {len(asks)} requests was created; "
+            f"{p.target.provider} did not answer when a batch of {len(asks)} requests was created; "
             "the next run looks for it before it buys anything again"
         )
 
     def _intend(self, asks: Sequence[QueuedRequest]) -> Intent:
         first, p = asks[0], asks[0].pending
-        meta = RequestMeta(p.provider, p.base_url, p.endpoint, p.headers, one_model(asks))
+        to = p.target
+        meta = RequestMeta(to.provider, to.base_url, to.endpoint, to.headers, one_model(asks))
         intent = Intent(
             nonce=new_nonce(),
             meta=meta,

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from pytest_langasync.exceptions import JobNotFoundError, LangasyncError
-from pytest_langasync.lanes.batch import Context
+from pytest_langasync.lanes import RunContext
+from pytest_langasync.lanes.batch import Clients, Policy
 from pytest_langasync.models import Job, JobState
 from pytest_langasync.providers import Client
 
@@ -14,13 +15,13 @@ MOST = 20
 """How many jobs one run tidies up after: nobody waits long for it."""
 
 
-def tidy(context: Context) -> None:
+def tidy(context: RunContext, policy: Policy, clients: Clients) -> None:
     """Delete the files of old jobs that are stored here, at the providers in use.
 
     A job whose answers a test still waits to be judged on keeps them: with them alone a lost cache
     can be rebuilt. Trouble is left to the next run.
     """
-    store, ended_before = context.store, context.policy.tidy_before
+    store, ended_before = context.store, policy.tidy_before
     if not ended_before:
         return
     waiting = {key for entry in store.owners.read().values() for key in entry.waiting}
@@ -31,12 +32,12 @@ def tidy(context: Context) -> None:
         and not job.files
         and job.state is not JobState.RUNNING
         and (job.ended_at or ended_before) < ended_before
-        and context.clients.at(job.provider, job.base_url)
+        and clients.at(job.host)
         and waiting.isdisjoint(request.key for request in store.requests_in(job.id))
     ]
     try:
         for job in old[:MOST]:
-            files = _delete(job, context.clients.at(job.provider, job.base_url))
+            files = _delete(job, clients.at(job.host))
             store.update_job(replace(job, files=files))
     except LangasyncError:
         return
