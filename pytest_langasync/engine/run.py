@@ -61,7 +61,9 @@ class Run:
         self._replaying = replaying
         self.prices = PriceBook()
         self.ledger = Ledger(self.started_at, self.prices)
-        self.store = Store(settings.cache, prompts=settings.store_prompts)
+        self.store = Store(
+            settings.cache, redacted=None if settings.store_prompts else providers.echoed
+        )
         self.hosts = Hosts(local_url)
         self.context = RunContext(
             self.store,
