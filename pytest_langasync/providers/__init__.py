@@ -6,12 +6,23 @@ SDKs are imported inside the functions that need them: an inactive run loads non
 * Out: jobs, their status and rows, in one shape for all providers.
 * May import: ``interception`` (its own calls go out untouched).
 
-``base`` has what a provider is, ``registry`` finds it, ``dialects`` are the shapes of bodies that
-providers share.
+``base`` has what a provider is, ``dialects`` are the shapes of bodies that providers share. Here
+is which providers there are: ours, and those of other packages.
 """
 
 from __future__ import annotations
 
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+from urllib.parse import urlsplit
+
+from pytest_langasync.exceptions import ConfigurationError
+from pytest_langasync.models import Job, Target
+from pytest_langasync.providers import dialects
 from pytest_langasync.providers.base import (
     Client,
     Created,
@@ -19,35 +30,131 @@ from pytest_langasync.providers.base import (
     Limits,
     Provider,
     Submission,
+    is_one_of,
 )
-from pytest_langasync.providers.registry import (
-    Called,
-    by_job_id,
-    by_name,
-    dialect,
-    dialect_of,
-    echoed,
-    lacking_key,
-    providers,
-    recognise,
-    set_placeholder_keys,
-)
+from pytest_langasync.providers.dialects import Dialect
 
 __all__ = [
-    "Called",
-    "Client",
-    "Created",
-    "Found",
-    "Limits",
-    "Provider",
-    "Submission",
-    "by_job_id",
-    "by_name",
-    "dialect",
-    "dialect_of",
-    "echoed",
-    "lacking_key",
-    "providers",
-    "recognise",
-    "set_placeholder_keys",
-]
+    "GROUP", "Called", "Client", "Created", "Found", "Limits", "Provider", "Submission",
+    "by_job_id", "by_name", "dialect", "dialect_of", "echoed", "lacking_key", "providers",
+    "recognise", "set_placeholder_keys",
+]  # fmt: skip
+
+GROUP = "pytest_langasync.providers"
+"""The group of entry points by which another package adds a provider."""
+
+
+@dataclass(frozen=True)
+class Called:
+    """Whose model a call is for, in which shape, and where."""
+
+    provider: Provider
+    dialect: Dialect
+    base_url: str
+    endpoint: str
+
+
+@functools.cache
+def providers() -> tuple[Provider, ...]:
+    """Return all providers, in the order in which a path is offered to them.
+
+    Ours are named here and not in the metadata, which may be missing (a source tree on the path, a
+    frozen program). A name that is taken is not given twice.
+
+    Raises:
+        ConfigurationError: a provider of another package cannot be loaded.
+    """
+    from pytest_langasync.providers.anthropic import ANTHROPIC
+    from pytest_langasync.providers.openai import OPENAI
+
+    found: dict[str, Provider] = {one.name: one for one in (OPENAI, ANTHROPIC)}
+    for point in metadata.entry_points(group=GROUP):
+        try:
+            one = point.load()
+        except Exception as error:
+            raise ConfigurationError(
+                f"the provider {point.name!r} ({point.value}) cannot be loaded: {error!r}"
+            ) from error
+        one = one() if isinstance(one, type) else one
+        if found.setdefault(one.name, one) is not one:
+            raise ConfigurationError(
+                f"the provider {point.name!r} ({point.value}) has a name that is taken: {one.name}"
+            )
+    return tuple(found.values())
+
+
+def recognise(url: str, headers: Mapping[str, str]) -> Called | None:
+    """Return whose model a POST to ``url`` calls; None for anything but a call of a model.
+
+    A provider's own host speaks its protocol alone. ``headers`` have names in lower case.
+    """
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2].lower()
+    for provider in _at(parts.hostname or ""):
+        for dialect in provider.dialects:
+            if found := dialect.split(parts.path, headers):
+                path, endpoint = found
+                return Called(provider, dialect, f"{parts.scheme}://{place}{path}", endpoint)
+    return None
+
+
+def _at(host: str) -> Iterator[Provider]:
+    at_home = [one for one in providers() if is_one_of(one.hosts, host)]
+    yield from at_home or (one for one in providers() if one.spoken_elsewhere)
+
+
+def set_placeholder_keys() -> list[str]:
+    """Set the key variables that are absent, so that clients can be made; return their names."""
+    wanted = {name: value for one in providers() for name, value in one.key_variables.items()}
+    absent = {name: value for name, value in wanted.items() if not os.environ.get(name)}
+    os.environ.update(absent)
+    return list(absent)
+
+
+def lacking_key(error: BaseException | None) -> str:
+    """Return the variable of the key that an SDK lacks, where ``error`` says so, or ''."""
+    while error is not None:
+        for provider in providers():
+            if provider.lacks_key(error):
+                return next(iter(provider.key_variables))
+        error = error.__cause__  # not the context: what a test has handled is no complaint
+    return ""
+
+
+def by_name(name: str) -> Provider:
+    """Return the provider of this name.
+
+    Raises:
+        ConfigurationError: there is none, such as of a job that another package submitted.
+    """
+    for provider in providers():
+        if provider.name == name:
+            return provider
+    known = ", ".join(provider.name for provider in providers())
+    raise ConfigurationError(f"no provider is named {name!r}; known are {known}")
+
+
+def dialect(provider: str, endpoint: str) -> Dialect:
+    """Return the shape that a provider's endpoint speaks, as well as it is known."""
+    own = (one.dialects for one in providers() if one.name == provider)
+    return dialects.dialect_of(endpoint, next(own, dialects.DIALECTS))
+
+
+def dialect_of(where: Target | Job) -> Dialect:
+    """Return the shape that is spoken there."""
+    return dialect(where.provider, where.endpoint)
+
+
+def echoed(body: Any) -> frozenset[str]:
+    """Return what the body of an answer may repeat of its request, at its top."""
+    every = (one for provider in providers() for one in provider.dialects)
+    return next((one.echoed for one in every if one.echoed and one.is_answer(body)), frozenset())
+
+
+def by_job_id(job_id: str) -> Provider:
+    """Return the provider whose job IDs look like this. Raises ``ConfigurationError``."""
+    for provider in providers():
+        if provider.job_id_prefix and job_id.startswith(provider.job_id_prefix):
+            return provider
+    known = ", ".join(f"{one.job_id_prefix}…" for one in providers() if one.job_id_prefix)
+    raise ConfigurationError(f"{job_id!r} is not a job ID of a known provider ({known})")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from pytest_langasync.models import Credentials, Headers, JobStatus, Request, ResultRow
-from pytest_langasync.providers.dialects import Dialect
+from pytest_langasync.providers.dialects.base import Dialect
 
 __all__ = ["Client", "Created", "Found", "Limits", "Provider", "Submission", "is_one_of"]
 

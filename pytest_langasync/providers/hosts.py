@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
+from pytest_langasync.providers import by_name
 from pytest_langasync.providers.base import is_one_of
-from pytest_langasync.providers.registry import by_name
 
 __all__ = ["detour"]
 
