@@ -10,11 +10,10 @@ from email.parser import BytesParser
 from typing import Any
 
 from pytest_langasync.interception.wire import Reply
+from pytest_langasync.providers.dialects.base import RAW
 
 __all__ = ["answer_body", "reply_body", "request_body"]
 
-RAW = "$langasync_raw"
-"""Marks the body of an answer that is kept byte for byte."""
 JSON = "application/json"
 
 

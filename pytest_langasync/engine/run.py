@@ -205,6 +205,8 @@ class Run:
     def judge(self, attempt: Attempt) -> None:
         """Enter a finished attempt in the books: what it used has now served its verdict."""
         changes: dict[str, OwnerState | None] = {}
+        if not attempt.used:
+            self.ledger.unseen(attempt.owner)
         for scope, call, answer in attempt.used:
             self.ledger.used(attempt.owner, call, answer)
             self._used.add(answer.key)

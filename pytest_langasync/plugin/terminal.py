@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -260,6 +261,11 @@ class Reporter:
         from pytest_langasync.reporting import terminal
 
         summary = self.ledger.summary()
+        ran = ("passed", "failed")
+        unseen = tuple(test for test in summary.unseen if self.verdicts.get(test) in ran)
+        # Of all tests of a suite, most may have no business with a model.
+        hidden = self.settings.all and bool(summary.rows)
+        summary = replace(summary, unseen=() if hidden else unseen)
         verbose = self.config.get_verbosity() > 0
         lines = terminal.summary_lines(summary, verbose=verbose, width=width)
         if self.settings.estimate and not self.config.option.collectonly:

@@ -10,12 +10,13 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from urllib.parse import unquote, urlsplit
 
-from pytest_langasync.providers.hosts import OTHERS, PLAYED
+from pytest_langasync.providers import providers
+from pytest_langasync.providers.base import is_one_of
+from pytest_langasync.providers.hosts import OTHERS
 
-__all__ = ["ModelCall", "ModelCalls", "is_free"]
+__all__ = ["ModelCall", "ModelCalls"]
 
 ANYWHERE = re.compile(
     r"""
@@ -47,9 +48,6 @@ NO_MODEL = re.compile(
 BY_PATH_ALONE = ("*.amazonaws.com", "*.api.aws")
 """Hosts where most of what is posted is no model call."""
 NAMES = {
-    "api.openai.com": "openai",
-    "*.api.openai.com": "openai",
-    "api.anthropic.com": "anthropic",
     "generativelanguage.googleapis.com": "google",
     "*aiplatform.googleapis.com": "google",
     "bedrock*.amazonaws.com": "aws",
@@ -66,25 +64,13 @@ NAMES = {
     "openrouter.ai": "openrouter",
     "api.perplexity.ai": "perplexity",
 }
-"""How prices and reports call the owner of a host; others are called by their host."""
+"""How prices and reports call the owner of a host that is no provider's here; the rest are called
+by their host."""
 MODEL_IN_PATH = (
     re.compile(r"/model/([^/]+)/[a-z-]+$"),
     re.compile(r"/models/([^/:]+):\w+$"),
     re.compile(r"/deployments/([^/]+)/"),
 )
-
-
-FREE = {
-    "openai": re.compile(r"/moderations$"),
-    "anthropic": re.compile(r"/count_tokens$"),
-    "google": re.compile(r":countTokens$"),
-}
-"""What a provider does not charge for."""
-
-
-def is_free(provider: str, endpoint: str) -> bool:
-    """Return whether a provider does not charge for an endpoint."""
-    return provider in FREE and bool(FREE[provider].search(endpoint))
 
 
 @dataclass(frozen=True)
@@ -106,37 +92,35 @@ class ModelCalls:
     """
 
     def __init__(self, added: Sequence[str] = ()) -> None:
-        self._left_alone = [one[1:] for one in added if one.startswith("!")]
-        self._added = [one for one in added if not one.startswith("!")]
+        self._left_alone = [one[1:].lower() for one in added if one.startswith("!")]
+        self._added = [one.lower() for one in added if not one.startswith("!")]
+        self._names = {host: one.name for one in providers() for host in one.hosts} | NAMES
+        self._hosts = (*self._names, *OTHERS)
 
     def matches(self, url: str) -> bool:
         """Return whether a POST to this URL asks a model something."""
         parts = urlsplit(url)
         place = f"{parts.netloc.rpartition('@')[2].lower()}{parts.path}"
-        if _is_one_of(self._left_alone, place):
+        if is_one_of(self._left_alone, place):
             return False
-        if _is_one_of(self._added, place) or ANYWHERE.search(parts.path):
+        if is_one_of(self._added, place) or ANYWHERE.search(parts.path):
             return True
         host = parts.hostname or ""
-        if _is_one_of(BY_PATH_ALONE, host):
+        if is_one_of(BY_PATH_ALONE, host):
             return False
         if OLLAMA.search(parts.path) and (parts.port == OLLAMA_PORT or host in _ollama_host()):
             return True
-        return _is_one_of((*PLAYED, *OTHERS), host) and not NO_MODEL.search(parts.path)
+        return is_one_of(self._hosts, host) and not NO_MODEL.search(parts.path)
 
     def read(self, url: str) -> ModelCall:
         """Return what a URL that matches tells."""
         parts = urlsplit(url)
         host = (parts.hostname or "").lower()
-        provider = next((n for pattern, n in NAMES.items() if fnmatchcase(host, pattern)), host)
+        provider = next((n for one, n in self._names.items() if is_one_of((one,), host)), host)
         found = (pattern.search(parts.path) for pattern in MODEL_IN_PATH)
         model = next((unquote(match[1]) for match in found if match), "")
         netloc = parts.netloc.rpartition("@")[2].lower()
         return ModelCall(provider, f"{parts.scheme}://{netloc}", parts.path, model)
-
-
-def _is_one_of(wanted: Sequence[str], name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in wanted)
 
 
 def _ollama_host() -> str:

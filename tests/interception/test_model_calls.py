@@ -244,6 +244,23 @@ def test_an_unmarked_test_is_left_alone(suite: Suite, model: Model) -> None:
     assert len(model.seen) == 2
 
 
+def test_the_summary_says_which_tests_made_no_call(suite: Suite, model: Model) -> None:
+    suite.write(
+        """
+pytestmark = pytest.mark.langasync
+def test_one(): pass
+def test_two(): assert False
+def test_three(): pytest.skip()
+def test_four(): assert ask("hi")
+"""
+    )
+    line = "2 marked tests made no call to a model that was seen"
+    suite.run().stdout.fnmatch_lines([line])
+    suite.run("-k", "one or two", "-v").stdout.fnmatch_lines([line])
+    assert line not in suite.run("--langasync-all").stdout.str()
+    assert "no call" not in suite.run("-k", "four").stdout.str()
+
+
 def test_an_error_is_raised_and_asked_again(suite: Suite, model: Model) -> None:
     suite.write(
         """
