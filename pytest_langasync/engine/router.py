@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pytest_langasync import providers
 from pytest_langasync.costs.ledger import Ledger
 from pytest_langasync.engine.replay import Attempt, SendNow
-from pytest_langasync.interception.clients import Decision, Park, RealTime, Redirect, Reply, Wire
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
+from pytest_langasync.interception.wire import Decision, Park, Reply, Send, Wire
 from pytest_langasync.models import Answer, Credentials, Request, Target, digest
 from pytest_langasync.providers.dialects import event_streams
 from pytest_langasync.providers.hosts import detour
@@ -35,8 +34,6 @@ NOT_ACCOUNT = (
     "x-stainless-",
 )
 """Beginnings of header names that say nothing about whose account a request is charged to."""
-HOP = ("content-encoding", "content-length", "transfer-encoding", "connection")
-"""Headers of a reply that are about its transport, not about it."""
 BATCHED_QUERY = frozenset({("beta", "true")})
 """Added by Anthropic's SDK to the URLs of its beta calls; the headers say the same."""
 
@@ -53,7 +50,7 @@ class _Heard:
 
 
 class CallRouter:
-    """Decides what becomes of a call (see ``intercept.Desk``).
+    """Decides what becomes of a call (see ``wire.Router``).
 
     ``local_url`` is the base URL of the embedded sandbox, or empty. With one, nothing leaves the
     machine.
@@ -67,12 +64,12 @@ class CallRouter:
         self._endpoints = tuple(e for provider in self._providers for e in provider.endpoints)
 
     def concerns(self, method: str, url: str, path: str) -> bool:
-        """Return whether this may be a model call, or must not leave (see ``intercept.Desk``)."""
+        """Return whether this may be a model call, or must not leave (see ``wire.Router``)."""
         call = method == "POST" and path.endswith(self._endpoints)
         return call or bool(detour(self.local_url, url))
 
     def decide(self, wire: Wire) -> Decision:
-        """Decide what becomes of a request (see ``intercept.Desk``)."""
+        """Decide what becomes of a request (see ``wire.Router``)."""
         caller = self.concurrency.current()
         call = self._translate(wire)
         if call is None or caller is None:
@@ -93,20 +90,13 @@ class CallRouter:
             return self._real_time(outcome, call.streamed)
         return reply_to(request, outcome, call.streamed)
 
-    def unreached(self, wire: Wire, transport: str) -> Redirect | None:
-        """Count a call whose transport nobody can follow (see ``intercept.Desk``)."""
-        if self.concurrency.current() is not None and self._called(wire) is not None:
-            host = urlsplit(wire.url).netloc
-            self.ledger.passed(host, f"where the transport {transport} leads is not known")
-        return self._elsewhere(wire)
-
-    def _elsewhere(self, wire: Wire) -> Redirect | None:
+    def _elsewhere(self, wire: Wire) -> Send | None:
         """Send to the sandbox, where there is one, what must not reach a provider."""
         if not self.local_url:
             return None
         called = self._called(wire)
         url = self.local_url + called[1] if called else detour(self.local_url, wire.url)
-        return Redirect(url) if url else None
+        return Send(lambda came: came, url=url) if url else None
 
     def _translate(self, wire: Wire) -> _Heard | None:
         called = self._called(wire)
@@ -130,7 +120,7 @@ class CallRouter:
             f"{url.scheme}://{host}{url.path.removesuffix(endpoint)}",
             endpoint,
             identity,
-            Credentials(account | _basic(url)),
+            Credentials(account),
         )
         request = Request(target, event_streams.strip_stream(endpoint, body))
         why_now = provider.rejected(request) or ("a batch takes no query string" if query else "")
@@ -149,32 +139,23 @@ class CallRouter:
                     return provider, endpoint
         return None
 
-    def _real_time(self, order: SendNow, stream_body: Mapping[str, Any] | None) -> RealTime:
+    def _real_time(self, order: SendNow, stream_body: Mapping[str, Any] | None) -> Send:
         request = order.call.request
 
-        def record(status: int, headers: Mapping[str, str], content: bytes) -> Reply:
+        def record(came: Reply) -> Reply:
             try:
-                body = json.loads(content)
+                body = json.loads(came.content)
             except ValueError:
-                body = content.decode("utf-8", "replace")
-            request_id = headers.get("x-request-id") or headers.get("request-id") or ""
-            answer = order.record(status, body, request_id)
-            if answer.ok:
-                return reply_to(request, answer, stream_body)
-            kept = {n: v for n, v in headers.items() if not n.lower().startswith(HOP)}
-            return Reply(status, kept, content)
+                body = came.content.decode("utf-8", "replace")
+            request_id = came.headers.get("x-request-id") or came.headers.get("request-id") or ""
+            answer = order.record(came.status, body, request_id)
+            return reply_to(request, answer, stream_body) if answer.ok else came
 
-        content = json.dumps(request.body, ensure_ascii=False, separators=(",", ":"))
         url = self.local_url + request.target.endpoint if self.local_url else ""
-        return RealTime(content.encode("utf-8", "surrogatepass"), record, url)
-
-
-def _basic(url: SplitResult) -> dict[str, str]:
-    """Return the header that an HTTP client makes of the name and password in a URL."""
-    if url.username is None and url.password is None:
-        return {}
-    plain = f"{unquote(url.username or '')}:{unquote(url.password or '')}"
-    return {"authorization": f"Basic {base64.b64encode(plain.encode()).decode()}"}
+        if stream_body is None:  # as it is: it may have been signed
+            return Send(record, url=url)
+        content = json.dumps(request.body, ensure_ascii=False, separators=(",", ":"))
+        return Send(record, content.encode("utf-8", "surrogatepass"), url)
 
 
 def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | None) -> Reply:
