@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import Store
 from pytest_langasync.costs.prices import Estimate, PriceBook
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.models import MissingCall, Request, Target
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Store
 
 __all__ = ["Budget"]
 
