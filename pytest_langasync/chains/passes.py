@@ -77,7 +77,7 @@ class Work:
         total = Ledger(self.record.created_at, PriceBook())
         total.merge(self._ledger.as_dict())
         if self._runner is not None:
-            total.merge(self._runner.engine.ledger.as_dict())
+            total.merge(self._runner.run.ledger.as_dict())
         return total.summary()
 
     def start(self) -> None:
@@ -115,7 +115,7 @@ class Work:
         self.outcomes = {i: Outcome(parked=True) for i in range(len(self.inputs))}
         aside(lambda: self._run(runner, list(self.outcomes)))
         missing = [p for o in self.outcomes.values() for p in o.missing]
-        runner.engine.attach(provider_job, missing)
+        runner.run.attach(provider_job, missing)
         self._attached = True
 
     def recall(self) -> None:
@@ -129,7 +129,7 @@ class Work:
             self.start()
         if self.completed:
             return
-        over = self._open().engine.batcher.wait(timeout)
+        over = self._open().run.batcher.wait(timeout)
         ready = self._ready()
         if over or (ready and not self._attached):
             self._attached = False
@@ -153,7 +153,7 @@ class Work:
         return [index for index, outcome in sorted(self.outcomes.items()) if outcome.parked]
 
     def _ready(self) -> list[int]:
-        answered = self._open().engine.answered
+        answered = self._open().run.answered
         return [index for index in self._waiting() if answered(self.outcomes[index].missing)]
 
     def _pass(self, indices: Sequence[int], *, check: bool = False) -> None:
@@ -166,13 +166,13 @@ class Work:
         self._refuse_real_time(runner)
         missing = {p.key: p for index in self._waiting() for p in self.outcomes[index].missing}
         if missing:
-            self.record.save(runner.engine.store)  # before the purchase: it can be found again
-            runner.engine.wave(missing.values())
+            self.record.save(runner.run.store)  # before the purchase: it can be found again
+            runner.run.wave(missing.values())
 
     def _refuse_real_time(self, runner: Runner) -> None:
         """Fail what goes to a host without a batch API; raise where nothing was bought yet."""
         waiting = {index: self.outcomes[index].missing for index in self._waiting()}
-        without = runner.engine.hosts.without_batch_api(p for ps in waiting.values() for p in ps)
+        without = runner.run.hosts.without_batch_api(p for ps in waiting.values() for p in ps)
         if not without:
             return
         error = ConfigurationError(
@@ -227,7 +227,7 @@ class Work:
 
     def _close(self) -> None:
         if self._runner is not None:
-            self._ledger.merge(self._runner.engine.ledger.as_dict())
+            self._ledger.merge(self._runner.run.ledger.as_dict())
             self._runner.close()
             self._runner = None
 
@@ -247,7 +247,7 @@ class Work:
     def cancel(self) -> None:
         """Ask the providers to cancel what still runs."""
         if self._runner is not None:
-            self._runner.engine.batcher.cancel_all()
+            self._runner.run.batcher.cancel_all()
 
     def _event(self, event: Event) -> None:
         known = self.record.provider_jobs

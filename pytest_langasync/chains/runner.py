@@ -101,7 +101,7 @@ class Runner:
         self.owners = [f"{owner}[{index}]" for index in range(len(names))]
         self._numbers: Counter[str] = Counter()
         keyed = dict(zip(self.owners, names, strict=True))
-        self.engine = Run(
+        self.run = Run(
             settings,
             notify=notify,
             tick=tick,
@@ -112,7 +112,7 @@ class Runner:
             errors_not_before=since if retried_at is None else retried_at,
             key_owner=lambda name: keyed.get(name, name),
         )
-        self.engine.open()
+        self.run.open()
 
     @contextlib.contextmanager
     def catching(self) -> Iterator[None]:
@@ -121,18 +121,18 @@ class Runner:
         Raises:
             ConfigurationError: inside a test or chain whose calls are being caught already.
         """
-        if self.engine.concurrency.current() is not None:
+        if self.run.concurrency.current() is not None:
             raise ConfigurationError(
                 "a batch job cannot be run inside a test or chain that is itself being batched: "
                 "call the chain directly there, and its calls join the batch"
             )
         with _PASS:
-            self.engine.patch()
+            self.run.patch()
             try:
                 yield
             finally:
-                self.engine.unpatch()
-                self.engine.save(goes_on=False)
+                self.run.unpatch()
+                self.run.save(goes_on=False)
 
     def attempt(self, index: int, value: Any, config: Any, options: AttemptOptions) -> Outcome:
         """Run one input; call it inside ``catching``."""
@@ -162,17 +162,17 @@ class Runner:
         owner = self.owners[index]
         self._numbers[owner] += 1
         number = self._numbers[owner]
-        return self.engine.attempt(owner, number, options, traced=not options.realtime)
+        return self.run.attempt(owner, number, options, traced=not options.realtime)
 
     def _conclude(self, attempt: Attempt, result: Any, error: Exception | None) -> Outcome:
         if not attempt.parked:
-            self.engine.judge(attempt)
+            self.run.judge(attempt)
             return Outcome(result, error)
         difference = attempt.difference()
         if difference is not None:
-            self.engine.give_up(attempt)
+            self.run.give_up(attempt)
             return Outcome(error=_not_reproducible(difference.stored, difference.asked))
-        self.engine.park(attempt)
+        self.run.park(attempt)
         return Outcome(missing=tuple(attempt.missing.values()), parked=True)
 
     def check(self, index: int, value: Any, config: Any, first: Outcome) -> None:
@@ -182,8 +182,8 @@ class Runner:
             NotReproducibleError: it asks for something else than the first time.
         """
         again = self.attempt(index, value, config, AttemptOptions())
-        before = {p.key: self.engine.store.spooled(p.key) for p in first.missing}
-        after = {p.key: self.engine.store.spooled(p.key) for p in again.missing}
+        before = {p.key: self.run.store.spooled(p.key) for p in first.missing}
+        after = {p.key: self.run.store.spooled(p.key) for p in again.missing}
         left = [body for key, body in before.items() if key not in after]
         for asked in (body for key, body in after.items() if key not in before):
             twin = next(
@@ -231,7 +231,7 @@ class Runner:
 
     def close(self) -> None:
         """Release connections; jobs go on at the provider."""
-        self.engine.close()
+        self.run.close()
 
 
 def _kept(exception: BaseException, attempt: Attempt) -> Exception | None:

@@ -154,30 +154,30 @@ class Reporter:
 
     # ---- the end of the session
 
-    def finish(self, engine: Run) -> None:
+    def finish(self, run: Run) -> None:
         """Take over the engine's books."""
-        engine.settle_books()
-        for problem in engine.store.problems:
+        run.settle_books()
+        for problem in run.store.problems:
             self.trouble(problem)
-        self.ledger = engine.ledger
+        self.ledger = run.ledger
         job_id = self.settings.resume
-        if job_id not in ("", "last") and not (self._left or engine.store.job(job_id)):
+        if job_id not in ("", "last") and not (self._left or run.store.job(job_id)):
             self._unseen = job_id
 
-    def books(self, engine: Run) -> WorkerBooks:
+    def books(self, run: Run) -> WorkerBooks:
         """Return a worker's part of the books: what ``absorb`` takes."""
         from pytest_langasync.plugin.xdist_messages import WorkerBooks
 
         return WorkerBooks(
-            **engine.books(),
-            troubles=[*self.troubles, *engine.store.problems],
+            **run.books(),
+            troubles=[*self.troubles, *run.store.problems],
             not_reproducible=self.not_reproducible,
             left=self._left,
         )
 
-    def absorb(self, books: WorkerBooks, engine: Run) -> None:
+    def absorb(self, books: WorkerBooks, run: Run) -> None:
         """Enter a worker's books here."""
-        engine.absorb({"ledger": books.ledger, "used": books.used})
+        run.absorb({"ledger": books.ledger, "used": books.used})
         for trouble in books.troubles:
             self.trouble(trouble)
         self.not_reproducible += books.not_reproducible

@@ -39,7 +39,7 @@ class ControllerSession:
     def __init__(self, config: pytest.Config, settings: Settings, reporter: Reporter) -> None:
         self.config = config
         self.reporter = reporter
-        self.engine = Run(
+        self.run = Run(
             settings,
             notify=reporter.event,
             tick=self._tick,
@@ -49,7 +49,7 @@ class ControllerSession:
             ),
             started_at=reporter.started_at,
         )
-        self.buyer = LaneBuyer(self.engine, settings, reporter.estimated)
+        self.buyer = LaneBuyer(self.run, settings, reporter.estimated)
         self.controller: Controller | None = None
         self._refused = ""
         self._submitted = threading.Event()
@@ -61,13 +61,11 @@ class ControllerSession:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         try:
-            self.engine.open()
+            self.run.open()
         except (ConfigurationError, CacheError) as error:
             raise pytest.UsageError(str(error)) from None
         maxfail = self.config.option.maxfail or 0
-        self.controller = Controller(
-            self.engine.store, self._buy, self.engine.allow, maxfail=maxfail
-        )
+        self.controller = Controller(self.run.store, self._buy, self.run.allow, maxfail=maxfail)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
@@ -78,7 +76,7 @@ class ControllerSession:
         except KeyboardInterrupt as error:
             if type(error) is KeyboardInterrupt:  # pytest's own way to stop is derived from it
                 self._submitted.wait(SUBMISSION)
-                self.reporter.interrupted(self.engine.batcher.running)
+                self.reporter.interrupted(self.run.batcher.running)
             raise
         finally:
             if self.controller is not None:
@@ -96,10 +94,10 @@ class ControllerSession:
         self.controller.close()
         for name in self.controller.names:
             self._worker_ended(name)
-        self.reporter.finish(self.engine)
+        self.reporter.finish(self.run)
 
     def pytest_unconfigure(self) -> None:
-        self.engine.close()
+        self.run.close()
 
     def pytest_internalerror(self) -> None:
         self.reporter.worker_lost()
@@ -113,7 +111,7 @@ class ControllerSession:
         invitation = self.controller.invite(
             node.gateway.id,
             started_at=self.reporter.started_at,
-            sandbox=self.engine.hosts.local_url,
+            sandbox=self.run.hosts.local_url,
         )
         node.workerinput[WORKERINPUT] = invitation.model_dump()
 
@@ -133,7 +131,7 @@ class ControllerSession:
         self._ended_workers.add(name)
         worker = self.controller.worker_ended(name)
         if worker is not None and worker.books is not None:
-            self.reporter.absorb(worker.books, self.engine)
+            self.reporter.absorb(worker.books, self.run)
         return worker
 
     def _report_lost_tests(self, node: Any, worker: WorkerState) -> None:
@@ -176,7 +174,7 @@ class ControllerSession:
         finally:
             self._submitted.set()
             self.reporter.pause()
-        return WaveReply(result=bought, realtime_bases=tuple(self.engine.replay.realtime_bases))
+        return WaveReply(result=bought, realtime_bases=tuple(self.run.replay.realtime_bases))
 
 
 class _EndedError(LangasyncError):
