@@ -120,14 +120,6 @@ class Request:
         model = self.body.get("model", "")
         return model if isinstance(model, str) else ""
 
-    @property
-    def inputs(self) -> int:
-        """How many inputs it holds: one, or the texts (or lists of tokens) to be embedded."""
-        given = self.body.get("input")
-        if self.target.endpoint != "/embeddings" or not isinstance(given, list):
-            return 1
-        return len(given) if any(isinstance(one, (str, list)) for one in given) else 1
-
 
 @dataclass(frozen=True)
 class Call:

@@ -14,6 +14,9 @@ from pytest_langasync.cache.records import Intent, RequestHead, RequestMeta
 from pytest_langasync.cache.texts import Texts
 from pytest_langasync.models import Job, MissingCall, make_custom_id
 
+Echoed = Callable[[Any], frozenset[str]]
+"""Names what the body of an answer may repeat of its request, at its top."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredRequest:
@@ -43,12 +46,12 @@ class StoredRequest:
 class Requests:
     """Request heads by job and, once asked for, by owner. Bodies stay on disk.
 
-    Without ``prompts`` only digests of the bodies are written, and no answer repeats any of them.
+    Where ``redacted`` only digests of the bodies are written, and no answer repeats any of them.
     """
 
-    def __init__(self, folders: Folders, *, prompts: bool = True) -> None:
+    def __init__(self, folders: Folders, *, redacted: Echoed | None = None) -> None:
         self._folders = folders
-        self._prompts = prompts
+        self._redacted = redacted
         self._texts = Texts(folders.root / "texts")
         self._by_job: dict[str, dict[str, StoredRequest]] = {}
         self._by_owner: dict[str, list[StoredRequest]] | None = None
@@ -56,16 +59,16 @@ class Requests:
 
     def line(self, head: RequestHead, body: Any) -> bytes:
         """Return a line of ``requests.jsonl``; its large texts are stored then."""
-        body, texts = self._texts.pack(body if self._prompts else redaction.digests(body))
+        body, texts = self._texts.pack(body if self._redacted is None else redaction.digests(body))
         fields = records.request_fields(head)
         return files.encode_line({**fields, "texts": texts} if texts else fields, body)
 
     def answer(self, body: Any, request: StoredRequest | Mapping[str, Any] | None) -> Any:
         """Return the body of an answer as it is stored: without prompts, without their echo."""
-        if self._prompts:
+        if self._redacted is None:
             return body
         asked = request.body() if isinstance(request, StoredRequest) else request
-        return redaction.without_echo(body, asked)
+        return redaction.without_echo(body, asked, self._redacted(body))
 
     def lines(
         self, nonce: str, missing_calls: Iterable[MissingCall], body: Callable[[str], Any]

@@ -23,7 +23,7 @@ from pytest_langasync.cache.records import (
     RequestMeta,
     ResultFile,
 )
-from pytest_langasync.cache.requests import Requests, StoredRequest
+from pytest_langasync.cache.requests import Echoed, Requests, StoredRequest
 from pytest_langasync.cache.spool import Spool
 from pytest_langasync.exceptions import CacheError
 from pytest_langasync.models import (
@@ -47,13 +47,18 @@ REALTIME_NONCE = "realtime"
 class Store:
     """Answers, jobs and submissions under one directory, shared by any number of processes.
 
-    ``clock`` returns seconds since the epoch; without ``prompts`` only digests of requests are
-    kept. Every writing method raises ``CacheError``. Methods may be called from several threads;
-    ``lock`` belongs to the thread that takes it.
+    ``clock`` returns seconds since the epoch. With ``redacted`` only digests of requests are kept,
+    and of answers not what they repeat: it names what that may be. Every writing method raises
+    ``CacheError``. Methods may be called from several threads; ``lock`` belongs to the thread that
+    takes it.
     """
 
     def __init__(
-        self, root: Path, *, clock: Callable[[], float] = time.time, prompts: bool = True
+        self,
+        root: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        redacted: Echoed | None = None,
     ) -> None:
         self.root = root
         self._folders = Folders(root)
@@ -71,7 +76,7 @@ class Store:
         """Documents of jobs that lack a whole copy of themselves."""
         self._lost: set[Path] = set()
         """Folders of jobs that cannot be read."""
-        self._requests = Requests(self._folders, prompts=prompts)
+        self._requests = Requests(self._folders, redacted=redacted)
         self._realtime = root / "realtime" / secrets.token_hex(6)
         self._submit_lock: Any = None
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pytest_langasync.cache.store import Store
+from pytest_langasync.chains.invoke import Invoker
 from pytest_langasync.chains.records import JobRecord
-from pytest_langasync.chains.runner import Outcome, Runner, input_names
+from pytest_langasync.chains.runner import Listener, Outcome, Runner
 from pytest_langasync.config import Settings
-from pytest_langasync.costs.ledger import Ledger, Summary
-from pytest_langasync.costs.prices import PriceBook
+from pytest_langasync.costs.ledger import Summary
 from pytest_langasync.exceptions import CacheError, ConfigurationError, ProviderError
 from pytest_langasync.interception.event_loop import aside
 from pytest_langasync.models import AttemptOptions, Event
@@ -25,23 +24,16 @@ EMPTY_WAITS = 3
 
 
 class Work:
-    """Inputs, what became of each, and what is done about those that wait. One thread at a time.
-
-    ``notify`` gets the events of batches, ``tick`` is called before each pause.
-    """
+    """Inputs, what became of each, and what is done about those that wait. One thread at a time."""
 
     def __init__(
         self,
-        target: Any,
+        chain: Invoker,
         inputs: Sequence[Any],
         record: JobRecord,
         settings: Settings,
-        *,
-        notify: Callable[[Event], None],
-        tick: Callable[[], None],
+        listener: Listener,
         config: Any = None,
-        asynchronous: bool = False,
-        sandbox_reply: Callable[[Any], Any] | None = None,
     ) -> None:
         self.record = record
         self.inputs = list(inputs)
@@ -51,14 +43,11 @@ class Work:
             raise ConfigurationError(
                 f"{len(self._configs)} configs were given for {len(self.inputs)} inputs"
             )
-        self._target = target
         self._settings = settings
-        self._notify = notify
-        self._tick = tick
-        self._asynchronous = asynchronous
-        self._sandbox_reply = sandbox_reply
-        self._ledger = Ledger(record.created_at, PriceBook())
-        self._runner: Runner | None = None
+        self._notify = listener.notify
+        heard = replace(listener, notify=self._event)
+        self._runner = Runner(chain, self.inputs, record, settings, heard)
+        self._is_open = False
         self._empty = 0
         self._attached = False
 
@@ -74,11 +63,7 @@ class Work:
 
     def summary(self) -> Summary:
         """Return what was done and paid so far."""
-        total = Ledger(self.record.created_at, PriceBook())
-        total.merge(self._ledger.as_dict())
-        if self._runner is not None:
-            total.merge(self._runner.run.ledger.as_dict())
-        return total.summary()
+        return self._runner.run.ledger.summary()
 
     def start(self) -> None:
         """Run every input for the first time, and send what is missing. ``submit_batch`` calls it.
@@ -203,21 +188,9 @@ class Work:
             self.outcomes |= aside(lambda: runner.now(indices, self.inputs, self._configs))
 
     def _open(self) -> Runner:
-        if self._runner is None:
-            record = self.record
-            self._runner = Runner(
-                self._target,
-                self._settings,
-                since=record.created_at,
-                refresh=record.refresh,
-                retried_at=record.retried_at,
-                names=input_names(self.inputs, record.id),
-                owner=record.id,
-                notify=self._event,
-                tick=self._tick,
-                sandbox_reply=self._sandbox_reply,
-                asynchronous=self._asynchronous,
-            )
+        if not self._is_open:
+            self._runner.open(self.record)
+            self._is_open = True
         return self._runner
 
     def _finish_if_done(self) -> None:
@@ -226,14 +199,12 @@ class Work:
             self._note(completed=True)
 
     def _close(self) -> None:
-        if self._runner is not None:
-            self._ledger.merge(self._runner.run.ledger.as_dict())
-            self._runner.close()
-            self._runner = None
+        self._runner.close()
+        self._is_open = False
 
     def _note(self, **changes: Any) -> None:
         self.record = replace(self.record, **changes)
-        self.record.save(Store(self._settings.cache))
+        self.record.save(self._runner.run.store)
 
     def retry(self) -> None:
         """Send the inputs that failed once more."""
@@ -246,7 +217,7 @@ class Work:
 
     def cancel(self) -> None:
         """Ask the providers to cancel what still runs."""
-        if self._runner is not None:
+        if self._is_open:
             self._runner.run.batcher.cancel_all()
 
     def _event(self, event: Event) -> None:

@@ -26,15 +26,13 @@ from pytest_langasync.config import duration, suite_of
 from pytest_langasync.costs.prices import PriceBook
 from pytest_langasync.exceptions import ConfigurationError, LangasyncError
 from pytest_langasync.models import Credentials, Job, JobState, is_success
+from pytest_langasync.reporting.text import duration as spell
 from pytest_langasync.reporting.text import (
-    answer_text,
     escape,
-    last_message,
     money,
     one_line,
     shorten,
 )
-from pytest_langasync.reporting.text import duration as spell
 
 __all__ = ["main"]
 
@@ -168,15 +166,16 @@ class Cli:
         cells = zip(COLUMNS, self._row(job), strict=True)
         self.write(", ".join(f"{name} {cell}" for name, cell in cells if cell))
         self.write(f"at {job.base_url}{job.endpoint}" + (f": {job.reason}" if job.reason else ""))
+        dialect = providers.dialect_of(job)
         for request in self.store.requests_in(job.id):
             answer = self.store.answer(request.key)
             body = request.body()
             stored = isinstance(body, dict) and not redaction.is_digests(body)
-            asked = one_line(last_message(body)) if stored else "(not stored)"
+            asked = one_line(dialect.last_text(body)) if stored else "(not stored)"
             self.write(f"{request.owner}")
             self.write(f"    asked     {shorten(asked, 100)}")
             if answer is not None and answer.job_id == job.id:
-                text = shorten(one_line(answer_text(answer.body)), 100)
+                text = shorten(one_line(dialect.answer_text(answer.body)), 100)
                 self.write(f"    answered  {'' if answer.ok else f'({answer.status}) '}{text}")
             else:
                 self.write("    no answer from this job")

@@ -58,7 +58,7 @@ class LaneBuyer:
         settings: Settings,
         estimated: Callable[[list[tuple[MissingCall, Estimate]]], None],
     ) -> None:
-        self._run = engine
+        self._run = run
         self._settings = settings
         self._estimated = estimated
         self._deadline: float | None = None
@@ -96,7 +96,7 @@ class LaneBuyer:
 
     def _urgent(self, missing: Sequence[MissingCall]) -> list[str]:
         """Return who sends in real time: everybody once it is late, and waves of few calls."""
-        engine, settings = self._run, self._settings
+        run, settings = self._run, self._settings
         unpaid = [pending for pending in missing if not run.paid_for(pending)]
         late = self._late and settings.on_timeout == "realtime"
         if not (late or len(unpaid) < settings.realtime_under):

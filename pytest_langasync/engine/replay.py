@@ -26,6 +26,7 @@ from pytest_langasync.models import (
     Request,
     canonical_json,
 )
+from pytest_langasync.providers import dialect_of
 
 if TYPE_CHECKING:
     from pytest_langasync.engine.memory import Memory
@@ -320,7 +321,7 @@ class Attempt:
             target=request.target,
             model=request.model,
             size=len(canonical_json(request.body).encode("utf-8", "surrogatepass")),
-            inputs=request.inputs,
+            inputs=dialect_of(request.target).inputs(request.body),
             options=self.options,
         )
         self.missing[key] = pending

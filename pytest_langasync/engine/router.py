@@ -14,7 +14,7 @@ from pytest_langasync.engine.replay import Attempt, SendNow
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.wire import Decision, Park, Reply, Send, Wire
 from pytest_langasync.models import Answer, Credentials, Request, Target, digest
-from pytest_langasync.providers.dialects import event_streams
+from pytest_langasync.providers.dialects import Dialect
 from pytest_langasync.providers.hosts import detour
 
 __all__ = ["CallRouter"]
@@ -36,6 +36,16 @@ NOT_ACCOUNT = (
 """Beginnings of header names that say nothing about whose account a request is charged to."""
 BATCHED_QUERY = frozenset({("beta", "true")})
 """Added by Anthropic's SDK to the URLs of its beta calls; the headers say the same."""
+
+
+@dataclass(frozen=True)
+class _Called:
+    """Whose model a call is for, in which shape; ``path`` is that of its base URL."""
+
+    provider: providers.Provider
+    dialect: Dialect
+    path: str
+    endpoint: str
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class CallRouter:
         self.ledger = ledger
         self.local_url = ""
         self._providers = providers.providers()
-        self._endpoints = tuple(e for provider in self._providers for e in provider.endpoints)
+        self._endpoints = tuple(d.endpoint for one in self._providers for d in one.dialects)
 
     def concerns(self, method: str, url: str, path: str) -> bool:
         """Return whether this may be a model call, or must not leave (see ``wire.Router``)."""
@@ -95,7 +105,7 @@ class CallRouter:
         if not self.local_url:
             return None
         called = self._called(wire)
-        url = self.local_url + called[1] if called else detour(self.local_url, wire.url)
+        url = self.local_url + called.endpoint if called else detour(self.local_url, wire.url)
         return Send(lambda came: came, url=url) if url else None
 
     def _translate(self, wire: Wire) -> _Heard | None:
@@ -106,8 +116,7 @@ class CallRouter:
             return None
         if called is None or not isinstance(body, dict):
             return None
-        provider, endpoint = called
-        url = urlsplit(wire.url)
+        provider, url = called.provider, urlsplit(wire.url)
         host = url.netloc.rpartition("@")[2].lower()
         headers = {name.lower(): value for name, value in wire.headers.items()}
         account = {n: v for n, v in headers.items() if not n.startswith(NOT_ACCOUNT)}
@@ -117,26 +126,23 @@ class CallRouter:
             identity += (("query", digest(query)),)
         target = Target(
             provider.name,
-            f"{url.scheme}://{host}{url.path.removesuffix(endpoint)}",
-            endpoint,
+            f"{url.scheme}://{host}{called.path}",
+            called.endpoint,
             identity,
             Credentials(account),
         )
-        request = Request(target, event_streams.strip_stream(endpoint, body))
+        request = Request(target, called.dialect.strip_stream(body))
         why_now = provider.rejected(request) or ("a batch takes no query string" if query else "")
         streamed = body if body.get("stream") else None
         return _Heard(request, streamed, why_now)
 
-    def _called(self, wire: Wire) -> tuple[providers.Provider, str] | None:
-        """Return whose model is called, and at which endpoint; None for anything but a call.
-
-        OpenAI's assistants also post to ``…/messages``; Anthropic's calls name its version.
-        """
+    def _called(self, wire: Wire) -> _Called | None:
+        """Return whose model is called, and where; None for anything but a call."""
+        path = urlsplit(wire.url).path
         for provider in self._providers if wire.method == "POST" else ():
-            for endpoint in provider.endpoints:
-                named = provider.name != "anthropic" or "anthropic-version" in wire.headers
-                if wire.path.endswith(endpoint) and named:
-                    return provider, endpoint
+            for dialect in provider.dialects:
+                if found := dialect.split(path, wire.headers):
+                    return _Called(provider, dialect, *found)
         return None
 
     def _real_time(self, order: SendNow, stream_body: Mapping[str, Any] | None) -> Send:
@@ -169,7 +175,8 @@ def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | 
         headers["x-request-id"] = headers["request-id"] = answer.request_id
     if stream_body is not None and answer.ok and isinstance(answer.body, dict):
         headers["content-type"] = "text/event-stream; charset=utf-8"
-        events = event_streams.event_stream(request.target.endpoint, answer.body, stream_body)
+        dialect = providers.dialect_of(request.target)
+        events = dialect.event_stream(answer.body, stream_body)
         return Reply(answer.status, headers, events)
     text = json.dumps(answer.body, ensure_ascii=False)
     return Reply(answer.status, headers, text.encode("utf-8", "surrogatepass"))

@@ -57,11 +57,13 @@ class Front:
     allow: Callable[[str, Request], None] | None = None
     """Where another process keeps the budget: raises ``ConfigurationError`` when a call, given with
     its key, may not be sent in real time."""
-    rules: ReplayRules = ReplayRules()
 
 
 class Run:
-    """Everything one run needs. ``start`` patches, ``close`` undoes; both may be called once."""
+    """Everything one run needs: it owns the only store, ledger, budget, memory and lanes.
+
+    ``start`` patches, ``close`` undoes. What was closed may be opened again: its ledger stays.
+    """
 
     def __init__(self, settings: Settings, front: Front) -> None:
         self.settings = settings
@@ -70,7 +72,9 @@ class Run:
         self._notify = front.notify
         prices = PriceBook()
         self.ledger = Ledger(self.started_at, prices)
-        self.store = Store(settings.cache, prompts=settings.store_prompts)
+        self.store = Store(
+            settings.cache, redacted=None if settings.store_prompts else providers.echoed
+        )
         self.hosts = Hosts(front.local_url)
         self.context = RunContext(
             self.store,
@@ -81,12 +85,12 @@ class Run:
             front.tick,
             self.hosts.connect,
         )
-        self.batcher = Batcher(self.context, Policy.of(settings, self.started_at))
         self.budget = Budget(self.store, prices, settings.max_cost, self.started_at)
         self._allow = front.allow or self.budget.check_now
         self.refused = ""
         """Why nothing more may be sent in this run, once something stands in the way."""
         self._waves = 0
+        self._is_open = False
         self._placeholders: list[str] = []
         self._lacking, self._used = set[str](), set[str]()
         self.concurrency = ConcurrencyTracker(front.parked_type)
@@ -103,7 +107,7 @@ class Run:
         self.open()
         self.patch()
 
-    def open(self) -> None:
+    def open(self, rules: ReplayRules | None = None) -> None:
         """Open the cache, and start the sandbox where asked for.
 
         Raises:
@@ -116,7 +120,9 @@ class Run:
             providers.by_job_id(job_id)
         self.store.open()
         self.memory = Memory(self.context)
-        self.replay = Replay(self.context, self.memory, self._front.rules, self._may_send)
+        self.replay = Replay(self.context, self.memory, rules or ReplayRules(), self._may_send)
+        self.batcher = Batcher(self.context, Policy.of(settings, self.started_at))
+        self._is_open = True
         if settings.sandbox and not self.hosts.local_url:
             self.hosts.start_sandbox(settings, self._front.sandbox_reply)
         self._router.local_url = self.hosts.local_url
@@ -138,9 +144,11 @@ class Run:
     def close(self) -> None:
         """Undo every patch, stop the sandbox, take back placeholders."""
         self.unpatch()
-        for variable in self._placeholders:
-            os.environ.pop(variable, None)
-        self.batcher.close()
+        while self._placeholders:
+            os.environ.pop(self._placeholders.pop(), None)
+        if self._is_open:
+            self.batcher.close()
+        self._is_open = False
         self.store.close()
         self.hosts.stop()
 

@@ -1,4 +1,4 @@
-"""The run under pytest: attempts, parked tests, waves, verdicts. Hooks decide, the engine works."""
+"""The run under pytest: attempts, parked tests, waves, verdicts. Hooks decide, ``engine`` works."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 from pytest_langasync.config import Settings
 from pytest_langasync.engine import differences
 from pytest_langasync.engine.replay import Attempt
-from pytest_langasync.engine.run import Run
+from pytest_langasync.engine.run import Front, Run
 from pytest_langasync.exceptions import CacheError, ConfigurationError
+from pytest_langasync.models import Request
 from pytest_langasync.plugin.marker import MarkerOptions
 from pytest_langasync.plugin.parked_fixtures import Parked, ParkedFixtures, UnmarkedTest
 from pytest_langasync.plugin.report_buffer import ReportBuffer, report_outcome
@@ -42,17 +43,19 @@ class Session:
         self.config = config
         self.settings = settings
         self.reporter = reporter
-        self.run = Run(
-            settings,
+        front = Front(
+            parked_type=Parked,
             notify=reporter.event,
             tick=reporter.tick,
-            parked_type=Parked,
+            started_at=reporter.started_at,
+            local_url=invitation.sandbox if invitation else "",
             sandbox_reply=lambda request: config.hook.pytest_langasync_sandbox_reply(
                 request=request
             ),
-            started_at=reporter.started_at,
-            local_url=invitation.sandbox if invitation else "",
+            allow=self._allow if invitation else None,
         )
+        self.run = Run(settings, front)
+        reporter.follow(self.run)
         self.worker: WorkerLink | None = None
         if invitation:
             self.worker = WorkerLink(
@@ -62,11 +65,15 @@ class Session:
                 failed=lambda: self._pytest_session.testsfailed,
                 refused=lambda: self.run.refused,
             )
-            self.run.allow = self.worker.allow
         self.attempt: Attempt | None = None
         self._unmarked: UnmarkedTest | None = None
         self._parked_fixtures = ParkedFixtures()
         self.waves = Waves(config, settings, reporter, self.run, self.worker)
+
+    def _allow(self, key: str, request: Request) -> None:
+        """Ask the process that keeps the budget. Raises ``ConfigurationError``."""
+        assert self.worker is not None
+        self.worker.allow(key, request)
 
     # ---- the session
 
@@ -97,10 +104,10 @@ class Session:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.worker is None:
-            self.reporter.finish(self.run)
+            self.reporter.finish()
             return
         stopped = bool(session.shouldfail or session.shouldstop)
-        self.worker.leave(self.reporter.books(self.run), stopped=stopped)
+        self.worker.leave(self.reporter.books(), stopped=stopped)
 
     def pytest_unconfigure(self) -> None:
         self.run.close()
@@ -120,7 +127,7 @@ class Session:
             raise
         finally:
             try:
-                self.run.save(goes_on=True)
+                self.run.memory.save(goes_on=True)
             except CacheError as error:
                 self.reporter.trouble(str(error))
 

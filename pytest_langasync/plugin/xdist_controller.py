@@ -14,7 +14,7 @@ import pytest
 
 from pytest_langasync.config import Settings
 from pytest_langasync.engine.buyer import LaneBuyer, WaveResult
-from pytest_langasync.engine.run import Run
+from pytest_langasync.engine.run import Front, Run
 from pytest_langasync.exceptions import (
     CacheError,
     ConfigurationError,
@@ -39,16 +39,17 @@ class ControllerSession:
     def __init__(self, config: pytest.Config, settings: Settings, reporter: Reporter) -> None:
         self.config = config
         self.reporter = reporter
-        self.run = Run(
-            settings,
+        front = Front(
+            parked_type=Parked,
             notify=reporter.event,
             tick=self._tick,
-            parked_type=Parked,
+            started_at=reporter.started_at,
             sandbox_reply=lambda request: config.hook.pytest_langasync_sandbox_reply(
                 request=request
             ),
-            started_at=reporter.started_at,
         )
+        self.run = Run(settings, front)
+        reporter.follow(self.run)
         self.buyer = LaneBuyer(self.run, settings, reporter.estimated)
         self.controller: Controller | None = None
         self._refused = ""
@@ -65,7 +66,9 @@ class ControllerSession:
         except (ConfigurationError, CacheError) as error:
             raise pytest.UsageError(str(error)) from None
         maxfail = self.config.option.maxfail or 0
-        self.controller = Controller(self.run.store, self._buy, self.run.allow, maxfail=maxfail)
+        self.controller = Controller(
+            self.run.store, self._buy, self.run.budget.check_now, maxfail=maxfail
+        )
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
@@ -94,7 +97,7 @@ class ControllerSession:
         self.controller.close()
         for name in self.controller.names:
             self._worker_ended(name)
-        self.reporter.finish(self.run)
+        self.reporter.finish()
 
     def pytest_unconfigure(self) -> None:
         self.run.close()
@@ -131,7 +134,7 @@ class ControllerSession:
         self._ended_workers.add(name)
         worker = self.controller.worker_ended(name)
         if worker is not None and worker.books is not None:
-            self.reporter.absorb(worker.books, self.run)
+            self.reporter.absorb(worker.books)
         return worker
 
     def _report_lost_tests(self, node: Any, worker: WorkerState) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.cloud import (
@@ -28,7 +27,6 @@ from pytest_langasync.exceptions import (
 )
 from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.batcher import Batcher, Policy
-from pytest_langasync.models import Request, Target
 from pytest_langasync.providers import Created, Limits, Submission
 
 
@@ -96,19 +94,6 @@ class TestSubmit:
     def test_texts_to_embed_count_one_by_one(self, world: World) -> None:
         world.run(*(ask(n, endpoint="/embeddings", inputs=2_048) for n in range(30)))
         assert sorted(len(job.lines) for job in world.cloud.jobs.values()) == [6, 24]
-
-    @pytest.mark.parametrize(
-        ("endpoint", "given", "inputs"),
-        [
-            ("/embeddings", "one", 1),
-            ("/embeddings", ["one", "two"], 2),
-            ("/embeddings", [1, 2, 3], 1),
-            ("/embeddings", [[1, 2], [3]], 2),
-            ("/responses", [{"role": "user"}, {"role": "user"}], 1),
-        ],
-    )
-    def test_inputs_of_a_request(self, endpoint: str, given: Any, inputs: int) -> None:
-        assert Request(Target("openai", URL, endpoint), {"input": given}).inputs == inputs
 
     def test_a_wrong_key_does_not_stop_other_groups(self, world: World) -> None:
         def refuse() -> None:

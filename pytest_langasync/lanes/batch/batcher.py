@@ -14,11 +14,9 @@ from pytest_langasync.exceptions import (
     ProviderError,
     raise_as_one,
 )
-from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest
 from pytest_langasync.lanes.batch.outcomes import (
     CAPACITY_CODES,
-    error_body,
     guilty,
     why_again,
 )
@@ -36,9 +34,11 @@ from pytest_langasync.models import (
     ResultRow,
     Target,
 )
+from pytest_langasync.providers import dialect_of
 
 if TYPE_CHECKING:
     from pytest_langasync.cache.store import Finished, StoredRequest
+    from pytest_langasync.lanes import RunContext
 
 __all__ = ["Batcher", "Policy"]
 
@@ -378,7 +378,7 @@ class Batcher:
     ) -> None:
         """Store an error that the provider gave for the whole job, or did not give at all."""
         job = self._store.job(job.id) or job
-        body = error_body(job.provider, status, code, text)
+        body = dialect_of(job).error_body(status, text, code=code or None)
         rows = (ResultRow(r.custom_id, status, body, retryable=retryable) for r in requests)
         self._store.finish(job, rows, word=job.word, state=job.state, reason=job.reason)
 

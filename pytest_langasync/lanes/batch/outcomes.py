@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_langasync.models import JobStatus
 
@@ -50,17 +50,6 @@ def guilty(
     if again and 0 < number <= len(requests) and len(requests) > 1:
         return [requests[number - 1]], code
     return requests, code
-
-
-def error_body(provider: str, status: int, code: str, message: str) -> dict[str, Any]:
-    """Return an error in the shape in which the provider's real-time endpoint gives it."""
-    kind = {404: "not_found_error"}.get(status, "invalid_request_error")
-    if provider == "anthropic":
-        kind = kind if status < 500 else "api_error"
-        error: dict[str, Any] = {"type": kind, "message": message}
-        return {"type": "error", "error": error, "request_id": None}
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message, "type": kind, "param": None, "code": code or None}}
 
 
 def why_again(status: int) -> str:

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_langasync.exceptions import JobNotFoundError
-from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch import Policy, QueuedRequest
 from pytest_langasync.models import Job, JobState, JobStatus, ResultRow
 from pytest_langasync.providers import Client
 
 if TYPE_CHECKING:
     from pytest_langasync.cache.store import Finished
+    from pytest_langasync.lanes import RunContext
 
 POLLS_AT_ONCE = 8
 NEWBORN = 120.0

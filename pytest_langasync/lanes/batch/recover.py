@@ -15,13 +15,13 @@ from pytest_langasync.exceptions import (
     LangasyncError,
     ProviderError,
 )
-from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest
 from pytest_langasync.models import Event, Job, MissingCall, Target, split_custom_id
 from pytest_langasync.providers import Client, Found
 
 if TYPE_CHECKING:
     from pytest_langasync.cache.store import Intent
+    from pytest_langasync.lanes import RunContext
 
 KEPT = 30 * 86400.0
 """How long providers keep a batch's results, in seconds."""

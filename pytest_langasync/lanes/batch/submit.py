@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_langasync.cache.records import Intent, RequestMeta
 from pytest_langasync.exceptions import (
@@ -13,7 +13,6 @@ from pytest_langasync.exceptions import (
     CreateUnknownError,
     ProviderError,
 )
-from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest
 from pytest_langasync.lanes.batch.plan import (
     Lines,
@@ -27,6 +26,9 @@ from pytest_langasync.lanes.batch.plan import (
 from pytest_langasync.lanes.batch.recover import Failures, Search, Verdict
 from pytest_langasync.models import Event, Job, JobState, Target
 from pytest_langasync.providers import Found, Submission
+
+if TYPE_CHECKING:
+    from pytest_langasync.lanes import RunContext
 
 
 @dataclass

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pytest_langasync.exceptions import JobNotFoundError, LangasyncError
-from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch import Clients, Policy
 from pytest_langasync.models import Job, JobState
 from pytest_langasync.providers import Client
+
+if TYPE_CHECKING:
+    from pytest_langasync.lanes import RunContext
 
 MOST = 20
 """How many jobs one run tidies up after: nobody waits long for it."""
