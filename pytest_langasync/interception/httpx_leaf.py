@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+from pytest_langasync.interception.outgoing import outgoing
 from pytest_langasync.interception.wire import Reply, Send, Wire, answers_itself
 
 __all__ = ["AsyncHttpxCall", "HttpxCall"]
@@ -35,7 +36,8 @@ class _Call:
         return handler is not None and answers_itself(handler, OWN)
 
     def _wire(self, content: bytes) -> Wire:
-        return Wire(self.method, self.url, self.path, dict(self._request.headers), content)
+        kept = outgoing(self._library, self._transport, self._request)
+        return Wire(self.method, self.url, self.path, dict(self._request.headers), content, kept)
 
     def _changed(self, decision: Send) -> Any:
         """Return the request with the decision's URL and body."""

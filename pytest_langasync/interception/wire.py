@@ -56,6 +56,8 @@ class Wire:
     path: str
     headers: Mapping[str, str] = field(repr=False)
     content: bytes = field(repr=False)
+    kept: Any = field(default=None, repr=False)
+    """How it can be sent later (``outgoing.Outgoing``); None: at once or never."""
 
 
 @dataclass(frozen=True)
