@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from pytest_langasync.cache.records import (
 )
 from pytest_langasync.cache.requests import Echoed, Requests, StoredRequest
 from pytest_langasync.cache.spool import Spool
+from pytest_langasync.config import CLOCK
 from pytest_langasync.exceptions import CacheError
 from pytest_langasync.models import (
     Answer,
@@ -57,7 +57,7 @@ class Store:
         self,
         root: Path,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = CLOCK.now,
         redacted: Echoed | None = None,
     ) -> None:
         self.root = root

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -22,7 +21,7 @@ from typing import TextIO
 from pytest_langasync import providers
 from pytest_langasync.cache import redaction
 from pytest_langasync.cache.store import Store
-from pytest_langasync.config import duration, suite_of
+from pytest_langasync.config import CLOCK, duration, suite_of
 from pytest_langasync.costs.prices import PriceBook
 from pytest_langasync.exceptions import ConfigurationError, LangasyncError
 from pytest_langasync.models import Credentials, Job, JobState, is_success
@@ -130,7 +129,7 @@ class Cli:
         cost = money(paid) + (f" + {unknown} unknown" if unknown else "")
         return (
             job.id,
-            spell(max(0.0, time.time() - job.created_at)),
+            spell(max(0.0, CLOCK.now() - job.created_at)),
             job.provider,
             one_line(job.model or "several"),
             one_line(job.word),
@@ -207,14 +206,14 @@ class Cli:
 
     def prune(self, options: argparse.Namespace) -> int:
         """Remove what ended long ago."""
-        limit = time.time() - duration(options.older_than)
+        limit = CLOCK.now() - duration(options.older_than)
         old = [job for job in self.store.jobs() if job.created_at < limit]
         ended = [job for job in old if job.state is not JobState.RUNNING]
         for job in ended:
             self.store.forget_job(job.id)
         answers = self.store.forget_realtime(limit)
         with self.store.lock():  # a text is written shortly before the request that has it
-            self.store.forget_texts(min(limit, time.time() - HOUR))
+            self.store.forget_texts(min(limit, CLOCK.now() - HOUR))
         runs = self.store.history.forget(limit)
         self.write(
             f"removed {len(ended)} jobs and their answers, {answers} answers obtained at list "
@@ -261,7 +260,7 @@ class Cli:
             return []
         return [
             f"in doubt: submission {intent.nonce} of {intent.count} requests to "
-            f"{intent.meta.base_url}, {spell(time.time() - intent.created_at)} ago. The next "
+            f"{intent.meta.base_url}, {spell(CLOCK.now() - intent.created_at)} ago. The next "
             "run looks for it at the provider and buys nothing of it before; to give it up: "
             f"doctor --forget {intent.nonce}"
             for intent in intents
@@ -291,7 +290,7 @@ class Cli:
                 continue
             client = self._client(name, base_url, ())
             try:
-                there = client.find(time.time() - MONTH) if client.has_batch_api() else ()
+                there = client.find(CLOCK.now() - MONTH) if client.has_batch_api() else ()
                 for found in there:
                     ours = found.suite in suites and found.nonce not in open_
                     if ours and found.job_id not in known:

@@ -6,7 +6,6 @@ All prices come from ``genai-prices``, in US dollars. What it does not publish i
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.models import Request
 from pytest_langasync.providers import dialect, dialect_of
 
@@ -137,7 +137,7 @@ class PriceBook:
 
     def estimate(self, request: Request, *, at: float | None = None) -> Estimate:
         """Return what ``request`` would use and cost at ``at`` (seconds since the epoch; now)."""
-        minute = (time.time() if at is None else at) // 60
+        minute = (CLOCK.now() if at is None else at) // 60
         found = self._find(request.target.provider, request.model)
         tokens, bounded = _input_tokens(request)
         output = _output_limit(request, found[1].context_window if found else None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pytest_langasync import providers
 from pytest_langasync.cache.store import OwnerState, Store
-from pytest_langasync.config import Settings, suite_of
+from pytest_langasync.config import CLOCK, Settings, suite_of
 from pytest_langasync.costs.ledger import Ledger
 from pytest_langasync.costs.prices import PriceBook
 from pytest_langasync.engine import explanations
@@ -57,7 +56,7 @@ class Run:
         """``started_at`` is now unless given (since the epoch); ``local_url`` is the base URL of a
         sandbox that runs already; the keywords that are left go to ``Replay``."""
         self.settings = settings
-        self.started_at = time.time() if started_at is None else started_at
+        self.started_at = CLOCK.now() if started_at is None else started_at
         self._replaying = replaying
         self.prices = PriceBook()
         self.ledger = Ledger(self.started_at, self.prices)
@@ -211,7 +210,7 @@ class Run:
             if base_url in self.replay.realtime_bases and new:
                 self.ledger.passed(urlsplit(base_url).netloc, "it has no batch API")
             if not answer.ok:
-                changes[scope] = OwnerState(errors_spent_at=time.time())
+                changes[scope] = OwnerState(errors_spent_at=CLOCK.now())
             if scope != attempt.owner:
                 self._fixtures.add(scope)
         if attempt.masked:

@@ -18,7 +18,7 @@ import pytest
 
 from pytest_langasync.cache import redaction
 from pytest_langasync.cache.store import Store
-from pytest_langasync.config import Settings
+from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.exceptions import CacheError, ConfigurationError
 from pytest_langasync.plugin.report_buffer import fail_run
 from pytest_langasync.plugin.terminal import Reporter
@@ -172,7 +172,7 @@ class RunRecorder:
             gates=evals.gates.results() if evals is not None else (),
             comparison=self.comparison,
             exit_status=exit_status,
-            now=time.time(),
+            now=CLOCK.now(),
             settings=self.settings.shown(),
             calls=bool(self.settings.report or listeners),
         )

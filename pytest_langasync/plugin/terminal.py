@@ -6,14 +6,13 @@ controller. Strings come from ``reporting``; this module only carries them to py
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_langasync.cache.store import Store
-from pytest_langasync.config import Settings
+from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.costs.ledger import Ledger
 from pytest_langasync.costs.prices import Estimate, PriceBook
 from pytest_langasync.engine.refresh import end_run
@@ -45,7 +44,7 @@ class Reporter:
     ) -> None:
         self.config = config
         self.settings = settings
-        self.started_at = time.time() if started_at is None else started_at
+        self.started_at = CLOCK.now() if started_at is None else started_at
         self.ledger = Ledger(self.started_at, PriceBook())
         self.deferred: dict[str, str] = {}
         self.verdicts: dict[str, str] = {}
@@ -80,7 +79,7 @@ class Reporter:
                 return
             from pytest_langasync.reporting.progress import Gathering
 
-            self._gathering = Gathering(terminal._tw._file, time.monotonic, terminal._tw.fullwidth)
+            self._gathering = Gathering(terminal._tw._file, CLOCK.timer, terminal._tw.fullwidth)
         if not terminal._tw.width_of_current_line:
             self._gathering.show(tests)
 
@@ -107,7 +106,7 @@ class Reporter:
             self.terminal.currentfspath = None
             live = bool(getattr(self.terminal, "isatty", False))
             self._progress = Progress(
-                self.terminal.write_line, live=live, clock=time.time, file=self.terminal._tw._file
+                self.terminal.write_line, live=live, clock=CLOCK.now, file=self.terminal._tw._file
             )
             self._progress.__enter__()
         self._progress(event)
@@ -127,7 +126,7 @@ class Reporter:
         """Return the section of a failing test's report that shows its calls."""
         from pytest_langasync.reporting.terminal import failure_section
 
-        return failure_section(calls, started_at=self.started_at, now=time.time())
+        return failure_section(calls, started_at=self.started_at, now=CLOCK.now())
 
     # ---- what ends a run early, or goes wrong in it
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.exceptions import (
     CapacityError,
     ConfigurationError,
@@ -150,7 +150,7 @@ class OpenAIClient:
         job_id = reply.body.get("id")
         if not isinstance(job_id, str) or not job_id:
             raise CreateUnknownError("the answer to a batch creation names no batch")
-        return Created(job_id, _number(reply.body.get("created_at")) or time.time(), file_id)
+        return Created(job_id, _number(reply.body.get("created_at")) or CLOCK.now(), file_id)
 
     def _upload(self, submission: Submission) -> str:
         with tempfile.TemporaryFile() as file:
