@@ -61,7 +61,9 @@ class Run:
         self.prices = PriceBook()
         self.ledger = Ledger(self.started_at, self.prices)
         self.store = Store(
-            settings.cache, redacted=None if settings.store_prompts else providers.echoed
+            settings.cache,
+            redacted=None if settings.store_prompts else providers.echoed,
+            started_at=self.started_at,
         )
         self.hosts = Hosts(local_url)
         self.context = RunContext(

@@ -343,8 +343,21 @@ def _job_status(reply: Reply) -> JobStatus:
     elif word == "failed":
         state = JobState.ENDED if refs or completed or failed else JobState.REJECTED
     reason, code = _reason(batch.get("errors"))
+    metadata = batch.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
     return JobStatus(
-        state, word, total, completed, failed, reason, code, retry_after(reply.headers), refs
+        state=state,
+        word=word,
+        total=total,
+        completed=completed,
+        failed=failed,
+        reason=reason,
+        reason_code=code,
+        retry_after=retry_after(reply.headers),
+        output_refs=refs,
+        input_ref=str(batch.get("input_file_id") or ""),
+        nonce=str(metadata.get(NONCE) or ""),
+        suite=str(metadata.get(SUITE) or ""),
     )
 
 
@@ -360,18 +373,16 @@ def _reason(errors: Any) -> tuple[str, str]:
 
 
 def _found(batch: Mapping[str, Any]) -> Found:
-    metadata = batch.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
     status = _job_status(Reply(batch))
     return Found(
         job_id=str(batch["id"]),
         created_at=_number(batch.get("created_at")),
         total=status.total,
-        nonce=str(metadata.get(NONCE) or ""),
-        suite=str(metadata.get(SUITE) or ""),
+        nonce=status.nonce,
+        suite=status.suite,
         endpoint=str(batch.get("endpoint") or "").removeprefix("/v1"),
         model=str(batch.get("model") or ""),
-        input_ref=str(batch.get("input_file_id") or ""),
+        input_ref=status.input_ref,
         running=status.state is JobState.RUNNING,
     )
 

@@ -293,6 +293,7 @@ def _sentence(event: Event) -> str:
     count = _requests(event.requests) if event.requests else ""
     words = {
         "changed": "changed since it was stored",
+        "left": "not used at",
         "collected": "collected answers of",
         "waiting": "waiting with",
         "trouble": "trouble with" if where else "trouble",

@@ -37,6 +37,9 @@ class Placed:
 
     full: list[QueuedRequest] = field(default_factory=list)
     undecided: list[QueuedRequest] = field(default_factory=list)
+    """A submission in doubt may hold them."""
+    unknown: list[QueuedRequest] = field(default_factory=list)
+    """A running batch that nobody knows may hold them."""
     failures: Failures = field(default_factory=list)
 
 
@@ -91,7 +94,8 @@ class Submitter:
         """Return the requests without an answer, once all is known that was bought of them."""
         self._store.refresh()
         left = [ask for ask in asks if not ask.settled(ask.pending.key)]
-        left = self._search.suite(left, placed.failures)
+        left, unknown = self._search.suite(left, placed.failures)
+        placed.unknown += unknown
         left, undecided = self._search.recover(left, placed.failures)
         placed.undecided += undecided
         return left
@@ -205,5 +209,4 @@ class Submitter:
             retry_of=first.retry_of,
             depth=first.depth,
         )
-        self._store.write_intent(intent, (ask.pending for ask in asks))
-        return intent
+        return self._store.write_intent(intent, (ask.pending for ask in asks))
