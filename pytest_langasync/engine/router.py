@@ -13,39 +13,10 @@ from pytest_langasync.costs.ledger import Ledger
 from pytest_langasync.engine.replay import Attempt, SendNow
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.wire import Decision, Park, Reply, Send, Wire
-from pytest_langasync.models import Answer, Credentials, Request, Target, digest
-from pytest_langasync.providers.dialects import Dialect
+from pytest_langasync.models import Answer, Request, Target, digest
 from pytest_langasync.providers.hosts import detour
 
 __all__ = ["CallRouter"]
-
-NOT_ACCOUNT = (
-    "accept",
-    "connection",
-    "content-",
-    "cookie",
-    "host",
-    "idempotency-key",
-    "traceparent",
-    "tracestate",
-    "baggage",
-    "transfer-encoding",
-    "user-agent",
-    "x-stainless-",
-)
-"""Beginnings of header names that say nothing about whose account a request is charged to."""
-BATCHED_QUERY = frozenset({("beta", "true")})
-"""Added by Anthropic's SDK to the URLs of its beta calls; the headers say the same."""
-
-
-@dataclass(frozen=True)
-class _Called:
-    """Whose model a call is for, in which shape; ``path`` is that of its base URL."""
-
-    provider: providers.Provider
-    dialect: Dialect
-    path: str
-    endpoint: str
 
 
 @dataclass(frozen=True)
@@ -70,12 +41,12 @@ class CallRouter:
         self.concurrency = concurrency
         self.ledger = ledger
         self.local_url = ""
-        self._providers = providers.providers()
-        self._endpoints = tuple(d.endpoint for one in self._providers for d in one.dialects)
+        every = (dialect for one in providers.providers() for dialect in one.dialects)
+        self._ends = tuple(dict.fromkeys(end for dialect in every for end in dialect.ends))
 
     def concerns(self, method: str, url: str, path: str) -> bool:
         """Return whether this may be a model call, or must not leave (see ``wire.Router``)."""
-        call = method == "POST" and path.endswith(self._endpoints)
+        call = method == "POST" and path.endswith(self._ends)
         return call or bool(detour(self.local_url, url))
 
     def decide(self, wire: Wire) -> Decision:
@@ -116,34 +87,28 @@ class CallRouter:
             return None
         if called is None or not isinstance(body, dict):
             return None
-        provider, url = called.provider, urlsplit(wire.url)
-        host = url.netloc.rpartition("@")[2].lower()
+        provider = called.provider
         headers = {name.lower(): value for name, value in wire.headers.items()}
-        account = {n: v for n, v in headers.items() if not n.startswith(NOT_ACCOUNT)}
         identity = provider.identity_headers(headers)
-        query = sorted(set(parse_qsl(url.query, keep_blank_values=True)) - BATCHED_QUERY)
+        asked = set(parse_qsl(urlsplit(wire.url).query, keep_blank_values=True))
+        query = sorted(asked - provider.empty_query)
         if query:  # it may hold a key
             identity += (("query", digest(query)),)
         target = Target(
             provider.name,
-            f"{url.scheme}://{host}{called.path}",
+            called.base_url,
             called.endpoint,
             identity,
-            Credentials(account),
+            provider.credentials(headers, called.base_url),
         )
         request = Request(target, called.dialect.strip_stream(body))
         why_now = provider.rejected(request) or ("a batch takes no query string" if query else "")
         streamed = body if body.get("stream") else None
         return _Heard(request, streamed, why_now)
 
-    def _called(self, wire: Wire) -> _Called | None:
+    def _called(self, wire: Wire) -> providers.Called | None:
         """Return whose model is called, and where; None for anything but a call."""
-        path = urlsplit(wire.url).path
-        for provider in self._providers if wire.method == "POST" else ():
-            for dialect in provider.dialects:
-                if found := dialect.split(path, wire.headers):
-                    return _Called(provider, dialect, *found)
-        return None
+        return providers.recognise(wire.url, wire.headers) if wire.method == "POST" else None
 
     def _real_time(self, order: SendNow, stream_body: Mapping[str, Any] | None) -> Send:
         request = order.call.request

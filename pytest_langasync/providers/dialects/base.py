@@ -75,6 +75,11 @@ class Dialect:
 
     # ---- calls
 
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The ends of the paths of its calls, by which most other requests are told at once."""
+        return (self.endpoint,) if self.endpoint else ()
+
     def is_at(self, endpoint: str) -> bool:
         """Return whether this is the shape of an endpoint, given without the base URL."""
         return endpoint == self.endpoint
