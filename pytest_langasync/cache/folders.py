@@ -132,7 +132,7 @@ class LiveRuns:
             self._folders.dir("live")
             lock = FileLock(self._path(run), mode=0o600)
             # A second process of the same run need not hold it, too.
-            with contextlib.suppress(Timeout), files.writing(self._path(run)):
+            with files.writing(self._path(run)), contextlib.suppress(Timeout):
                 lock.acquire(timeout=0)
                 self._own = lock
 

@@ -196,12 +196,24 @@ class Cli:
     def _client(
         self, provider: str, base_url: str, headers: tuple[tuple[str, str], ...]
     ) -> providers.Client:
+        """Return a client that asks with the key of the environment.
+
+        What is read from the cache may be a stranger's: the key goes nowhere else than the SDK
+        would send it by itself, or the provider's own hosts.
+        """
         one = providers.by_name(provider)
+        if base_url != one.usual_base_url().rstrip("/") and not one.is_official(base_url):
+            raise ConfigurationError(
+                f"the key of {provider} is not sent to {base_url}, which only the cache names. "
+                "Set the base URL in the environment as for the SDK, if it is yours"
+            )
         key = one.key()
         if not key:
             variable = next(iter(one.key_variables), "its key")
             raise ConfigurationError(f"{provider} has to be asked: set {variable}")
-        return one.client(base_url, Credentials(one.key_headers(key)), headers)
+        return one.client(
+            base_url, Credentials(one.key_headers(key)), one.identity_headers(dict(headers))
+        )
 
     def prune(self, options: argparse.Namespace) -> int:
         """Remove what ended long ago."""
@@ -285,9 +297,13 @@ class Cli:
         here = suite_of(self.store.root.resolve().parent)
         suites = {here, *(job.suite for job in jobs)} - {""}
         for name, base_url in sorted({(job.provider, job.base_url) for job in jobs} | _usual()):
-            if not providers.by_name(name).key():
+            try:
+                if not providers.by_name(name).key():
+                    continue
+                client = self._client(name, base_url, ())
+            except ConfigurationError as error:
+                yield f"{name}: {error}"
                 continue
-            client = self._client(name, base_url, ())
             try:
                 there = client.find(CLOCK.now() - MONTH) if client.has_batch_api() else ()
                 for found in there:

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_langasync.models import MissingCall, Target
+from pytest_langasync.models import Job, MissingCall, Target
 
 if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Store
     from pytest_langasync.config import Settings
     from pytest_langasync.providers import Client
 
@@ -89,3 +90,12 @@ class Clients:
         for client in self._clients.values():
             client.close()
         self._clients.clear()
+
+
+def under_way(store: Store, call: MissingCall) -> Job | None:
+    """Return the running job that a call is part of.
+
+    A job that a stranger wrote may name another place: nobody is asked about it there.
+    """
+    job = store.in_flight(call.key)
+    return job if job is not None and job.host == call.target.host else None

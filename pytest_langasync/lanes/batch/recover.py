@@ -15,7 +15,7 @@ from pytest_langasync.exceptions import (
     LangasyncError,
     ProviderError,
 )
-from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest
+from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest, under_way
 from pytest_langasync.models import Event, EventKind, Job, MissingCall, Target, split_custom_id
 from pytest_langasync.providers import Client, Found
 
@@ -156,16 +156,14 @@ class Search:
         groups: dict[tuple[str, str, str], list[QueuedRequest]] = {}
         if self._policy.adopt and self._context.suite:
             for ask in asks:
-                if self._store.in_flight(ask.pending.key) is None:
+                if under_way(self._store, ask.pending) is None:
                     groups.setdefault(_account(ask.pending), []).append(ask)
         held: set[str] = set()
         waiting: list[QueuedRequest] = []
         for group in groups.values():
             try:
                 if self._take_in(group):
-                    waiting += [
-                        ask for ask in group if self._store.in_flight(ask.pending.key) is None
-                    ]
+                    waiting += [ask for ask in group if not under_way(self._store, ask.pending)]
             except CacheError:
                 raise
             except (ConfigurationError, ProviderError) as error:
@@ -178,6 +176,7 @@ class Search:
         """Take in the jobs that hold a wanted request; return whether to wait for running ones."""
         wanted = {ask.pending.key for ask in group}
         pending, many = group[0].pending, len(group)
+        host = pending.target.host
         client = self._clients.of(pending.target)
         adopted: list[tuple[Found, frozenset[str]]] = []
         running: list[Found] = []
@@ -187,7 +186,7 @@ class Search:
             if found.opaque and found.running:
                 if many / 2 <= found.total <= max(2 * many, FEW):
                     running.append(found)
-            elif self._store.job(found.job_id) is None:
+            elif (known := self._store.job(found.job_id)) is None or known.host != host:
                 ids = self._input_ids(found.job_id, client)
                 held = {split_custom_id(custom_id)[1] for custom_id in ids}
                 if held & wanted:
@@ -230,9 +229,11 @@ class Search:
         """
         place = _account(pending)
         if place not in self._recent:
-            known = {job.id for job in self._store.jobs()}
+            host = pending.target.host
+            # What a stranger made of a job of ours is no reason to buy it again.
+            known = {job.id for job in self._store.jobs() if job.host == host}
             open_ = {intent.nonce for intent in self._store.open_submissions()}
-            newest = self._newest(pending.target.host)
+            newest = self._newest(host)
             since = self._policy.adopt_since  # the provider counts in whole seconds
 
             def may_be_ours(found: Found) -> bool:

@@ -13,7 +13,7 @@ from pytest_langasync.exceptions import (
     CreateUnknownError,
     ProviderError,
 )
-from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest
+from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest, under_way
 from pytest_langasync.lanes.batch.plan import (
     Lines,
     Place,
@@ -118,13 +118,11 @@ class Submitter:
         others: list[QueuedRequest] = []
         by_job: dict[tuple[str, str], list[QueuedRequest]] = {}
         for ask in asks:
-            p = ask.pending
-            job = self._store.in_flight(p.key)
-            # A job that a stranger wrote may name another place: nobody is asked about it there.
-            if job is None or job.host != p.target.host:
+            job = under_way(self._store, ask.pending)
+            if job is None:
                 others.append(ask)
             else:
-                by_job.setdefault((job.id, p.target.credentials.account), []).append(ask)
+                by_job.setdefault((job.id, ask.pending.target.credentials.account), []).append(ask)
         for (job_id, _), group in by_job.items():
             if job := self._store.job(job_id):
                 self._watch(job, group[0].pending.target, group, fresh=False)
