@@ -34,6 +34,7 @@ from pytest_langasync.interception.tracing import TraceBuffer
 from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.batcher import Batcher, Policy
 from pytest_langasync.models import AttemptOptions, Call, Event, MissingCall, Request
+from pytest_langasync.providers.model_calls import ModelCalls
 
 __all__ = ["Front", "Run"]
 
@@ -95,7 +96,7 @@ class Run:
         self._placeholders: list[str] = []
         self._lacking, self._used = set[str](), set[str]()
         self.concurrency = ConcurrencyTracker(front.parked_type)
-        self._router = CallRouter(self.concurrency, self.ledger)
+        self._router = CallRouter(self.concurrency, self.ledger, ModelCalls(settings.model_calls))
         self._forks = ForkGuard(self._router, self.concurrency, self.ledger.passed, settings.silent)
         self._interceptor = Interceptor(self._forks, self.concurrency)
         self._attempt: Attempt | None = None
@@ -200,6 +201,8 @@ class Run:
 
     def judge(self, attempt: Attempt) -> None:
         """Enter a finished attempt in the books: what it used has now served its verdict."""
+        if not attempt.used:
+            self.ledger.unseen(attempt.owner)
         for _, call, answer in attempt.used:
             self.ledger.used(attempt.owner, call, answer)
             self._used.add(answer.key)

@@ -7,6 +7,7 @@ controller. Strings come from ``reporting``; this module only carries them to py
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -265,6 +266,11 @@ class Reporter:
         if self._run is None:
             return
         summary = self._run.ledger.summary()
+        ran = ("passed", "failed")
+        unseen = tuple(test for test in summary.unseen if self.verdicts.get(test) in ran)
+        # Of all tests of a suite, most may have no business with a model.
+        hidden = self.settings.all and bool(summary.rows)
+        summary = replace(summary, unseen=() if hidden else unseen)
         verbose = self.config.get_verbosity() > 0
         lines = terminal.summary_lines(summary, verbose=verbose, width=width)
         if self.settings.estimate and not self.config.option.collectonly:
