@@ -160,6 +160,8 @@ class Answer:
     received_at: float = 0.0
     foreign: bool = False
     """Whether another run, or another cache, paid for it."""
+    lane: str = ""
+    """``flex`` or ``realtime`` where it is known; empty for what came with a job."""
 
     @property
     def ok(self) -> bool:
@@ -168,8 +170,8 @@ class Answer:
 
     @property
     def source(self) -> str:
-        """``"batch"`` or ``"realtime"``: the price list it was bought from."""
-        return "batch" if self.job_id else "realtime"
+        """``batch``, ``flex`` or ``realtime``: how it was bought."""
+        return "batch" if self.job_id else self.lane or "realtime"
 
 
 class JobState(enum.StrEnum):
@@ -265,6 +267,8 @@ class Job:
         return (self.provider, self.base_url)
 
 
+LANES = ("batch", "flex", "realtime")
+"""How missing calls may get their answers, the slowest first."""
 PRIORITIES = ("high", "normal", "low")
 """The order in which jobs are created."""
 
@@ -274,7 +278,9 @@ class AttemptOptions:
     """How the calls of one attempt are sent."""
 
     realtime: bool = False
-    """Whether its calls go out at once, at list price."""
+    """Whether its calls go out in place, one after the other as the test makes them."""
+    lane: str = ""
+    """How its calls get their answers, where that is not the run's own way."""
     priority: int = 1
     """0 high, 1 normal, 2 low: the order in which jobs are created."""
     max_retries: int | None = None
@@ -285,7 +291,9 @@ class AttemptOptions:
     shared."""
 
     @classmethod
-    def of(cls, *, priority: str = "normal", max_retries: int | None = None) -> AttemptOptions:
+    def of(
+        cls, *, priority: str = "normal", max_retries: int | None = None, lane: str | None = None
+    ) -> AttemptOptions:
         """Check what a person gave.
 
         Raises:
@@ -299,7 +307,9 @@ class AttemptOptions:
             raise ConfigurationError(
                 f"max_retries={max_retries!r} is not a whole number of 0 or more"
             )
-        return cls(priority=PRIORITIES.index(priority), max_retries=max_retries)
+        if lane is not None and lane not in LANES:
+            raise ConfigurationError(f"lane={lane!r} is not one of 'batch', 'flex', 'realtime'")
+        return cls(priority=PRIORITIES.index(priority), max_retries=max_retries, lane=lane or "")
 
 
 @dataclass(frozen=True)
@@ -353,6 +363,8 @@ EventKind = Literal[
     "left",
     "uploading",
     "submitted",
+    "sending",
+    "rerouted",
     "attached",
     "progress",
     "collected",

@@ -100,6 +100,7 @@ class Index:
             bought_at=entry.age[0],
             received_at=entry.received_at,
             foreign=entry.file.foreign,
+            lane=head.lane,
         )
 
 

@@ -127,6 +127,8 @@ class ResultHead:
     request_id: str
     received_at: float
     retryable: bool
+    lane: str = ""
+    """How an answer was bought that came without a job."""
 
     @property
     def key(self) -> str:
@@ -256,15 +258,16 @@ def request_fields(head: RequestHead) -> dict[str, Any]:
     return fields
 
 
-def result_fields(row: ResultRow, received_at: float) -> dict[str, Any]:
+def result_fields(row: ResultRow, received_at: float, lane: str = "") -> dict[str, Any]:
     """Return the head of a line of ``results.jsonl`` as it is written."""
-    return {
+    fields = {
         "custom_id": row.custom_id,
         "status": row.status,
         "request_id": row.request_id,
         "received_at": received_at,
         "retryable": row.retryable,
     }
+    return {**fields, "lane": lane} if lane else fields
 
 
 def account(job: Job, heads: Iterable[ResultHead], keys: Iterable[str]) -> Finished:

@@ -172,6 +172,13 @@ class PriceBook:
             price(upper, _BATCH),
         )
 
+    def may_have_tier(self, provider: str, model: str, tier: str) -> bool:
+        """Return whether a model may have a tier of service: surely not where its price is known,
+        and none is for the tier."""
+        found = self._find(provider, model)
+        now = datetime.fromtimestamp(time.time(), UTC)
+        return found is None or _published(*found, {"service_tier": tier}, now)
+
     def _served(self, provider: str, asked: str, body: Any) -> str | None:
         """Name the priced model that served; an unknown dated snapshot has its alias's price."""
         served = body.get("model") or asked

@@ -30,9 +30,10 @@ from pytest_langasync.providers import dialect_of
 
 if TYPE_CHECKING:
     from pytest_langasync.engine.memory import Memory
+    from pytest_langasync.interception.outgoing import Outgoing
     from pytest_langasync.lanes import RunContext
 
-__all__ = ["Attempt", "Difference", "Replay", "ReplayRules", "SendNow"]
+__all__ = ["Attempt", "Difference", "Failed", "Replay", "ReplayRules", "SendNow"]
 
 DEFAULT = AttemptOptions()
 _Slot = tuple[str, str]  # (owner, identity): what occurrences are counted by
@@ -44,6 +45,13 @@ class SendNow:
 
     call: Call
     record: Callable[[int, Any, str], Answer]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A call that was sent by itself and got no answer: the network failed with ``error``."""
+
+    error: BaseException
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,8 @@ class ReplayRules:
 class Replay:
     """What the attempts of one run share.
 
-    ``may_send`` is asked before a call is sent in real time; one that may not is parked.
+    ``may_send`` is asked before a call is sent in real time; one that may not is parked. ``keep``
+    returns a finished request as it is kept, or None where it can only be sent in place.
     """
 
     def __init__(
@@ -81,6 +90,7 @@ class Replay:
         memory: Memory,
         rules: ReplayRules,
         may_send: Callable[[Call], bool],
+        keep: Callable[[Outgoing], Outgoing | None],
     ) -> None:
         settings = context.settings
         self.store = context.store
@@ -89,7 +99,15 @@ class Replay:
         self.started_at = context.started_at
         self.silent = settings.silent
         """Whether nothing at all may be sent: offline, or for an estimate."""
-        self.realtime = settings.realtime
+        self.lane = settings.stages[0].lane
+        """How calls get their answers, unless their test says otherwise."""
+        self._keep = keep
+        self.kept: dict[str, Outgoing] = {}
+        """How each missing call can be sent by itself, where it can."""
+        self.failed: dict[str, BaseException] = {}
+        """What the network failed with, for calls that got no answer by themselves."""
+        self._in_place = settings.concurrency == 1
+        self._urgent: frozenset[str] = frozenset()
         self.match_tokens = settings.match_generated_ids
         """Whether an answer may serve a request that differs from its own only in generated
         identifiers."""
@@ -99,8 +117,6 @@ class Replay:
         """Failures for no fault of the request's that came before are no answers: whoever was to
         send it again did not get round to it."""
         self.realtime_bases: set[str] = set()
-        self.urgent: frozenset[str] = frozenset()
-        """Owners whose missing calls may be sent in real time in this pass."""
         self.served: set[str] = set()
         """Keys of all answers that this run has used."""
 
@@ -125,11 +141,43 @@ class Replay:
                 return False
         return entry.ok or self.store.in_flight(key) is None
 
-    def send_now(self, urgent: Iterable[str], cancelled_at: float) -> None:
-        """Let these owners send in real time in the next pass; what was cancelled before that
-        moment (since the epoch) has no answer."""
-        self.urgent = frozenset(urgent)
-        self._retries_not_before = max(self._retries_not_before, cancelled_at)
+    def cancelled(self, moment: float) -> None:
+        """Note that what was cancelled before that moment (since the epoch) has no answer."""
+        self._retries_not_before = max(self._retries_not_before, moment)
+
+    def send_in_place(self) -> None:
+        """Send the calls of the lane ``realtime`` as tests make them: somebody watches them."""
+        self._in_place = True
+
+    def is_direct(self, options: AttemptOptions) -> bool:
+        """Whether the calls of an attempt are sent by themselves, not in batches."""
+        return (options.lane or self.lane) != "batch"
+
+    def send_in_place_now(self, keys: Iterable[str]) -> None:
+        """Let tests send these missing calls themselves in the next pass: nobody else can."""
+        self._urgent = frozenset(keys)
+
+    def goes_in_place(self, call: Call, options: AttemptOptions, kept: Outgoing | None) -> bool:
+        """Whether a call is sent as its test makes it, although a batch could take it."""
+        if options.realtime or call.key in self._urgent:
+            return True
+        if self.is_direct(options):
+            realtime = (options.lane or self.lane) == "realtime"
+            return kept is None or (realtime and self._in_place)
+        return kept is None and call.request.target.base_url in self.realtime_bases
+
+    def can_go_on(self, call: MissingCall) -> bool:
+        """Whether an attempt that missed this call would get further now."""
+        if self.has(call.key, call.owner) or call.key in self.failed or call.key in self._urgent:
+            return True
+        return call.target.base_url in self.realtime_bases and call.key not in self.kept
+
+    def keep(self, call: MissingCall, kept: Outgoing | None) -> None:
+        """Keep how a missing call can be sent by itself."""
+        if kept is not None and call.key not in self.kept:
+            found = self._keep(kept)
+            if found is not None:
+                self.kept[call.key] = found
 
     def key_owner(self, owner: str) -> str:
         """The owner as it enters the key of an answer."""
@@ -193,37 +241,38 @@ class Attempt:
         *,
         streamed: bool = False,
         now: bool = False,
-    ) -> Answer | SendNow | None:
+        kept: Outgoing | None = None,
+    ) -> Answer | SendNow | Failed | None:
         """Return the answer, or how to get it now, or None when the caller has to be parked.
 
-        ``now`` marks a request that no batch can take.
+        ``now`` marks a request that no batch can take. ``kept`` is how it can be sent later by
+        itself; None: it cannot.
         """
         with self._lock:
             if self.closed:
                 return None
             slot = (self.scope, request.identity)
             call = self._call(request, streamed, slot)
-            live = (now or self._in_real_time(call)) and not self.replay.silent
+            live = self._goes_now(call, now, kept) and not self.replay.silent
             answer = self._answer(call, slot, live)
             if answer is not None:
                 return self._serve(call, answer, slot, caller)
+            error = self.replay.failed.get(self._bought_as(call))
+            if error is not None:
+                return Failed(error)
             if live and self.replay.may_send(call):
                 return self._send_now(call, slot)
             self.parks += 1
             if not caller.parked:
-                self._record(call, slot, caller)
+                self.replay.keep(self._record(call, slot, caller), kept)
             caller.park()
             return None
 
-    def _in_real_time(self, call: Call) -> bool:
+    def _goes_now(self, call: Call, now: bool, kept: Outgoing | None) -> bool:
         replay = self.replay
-        if self.scope in replay.urgent:
-            return replay.store.in_flight(call.key) is None
-        return (
-            self.options.realtime
-            or replay.realtime
-            or call.request.target.base_url in replay.realtime_bases
-        )
+        if now and not (kept is not None and replay.is_direct(self.options)):
+            return True
+        return replay.goes_in_place(call, self.options, kept)
 
     def _call(self, request: Request, streamed: bool, slot: _Slot) -> Call:
         resend = self._resend[slot]
@@ -298,7 +347,7 @@ class Attempt:
 
         def record(status: int, body: Any, request_id: str) -> Answer:
             now = CLOCK.now()
-            answer = Answer(call.key, status, body, "", request_id, now, now)
+            answer = Answer(call.key, status, body, "", request_id, now, now, lane="realtime")
             self.replay.store.add_realtime(call, slot[0], answer)
             with self._lock:
                 if not answer.ok:
@@ -309,7 +358,7 @@ class Attempt:
 
         return SendNow(call, record)
 
-    def _record(self, call: Call, slot: _Slot, caller: CallContext) -> None:
+    def _record(self, call: Call, slot: _Slot, caller: CallContext) -> MissingCall:
         self._counts[slot] = call.occurrence + 1
         request, key = call.request, self._bought_as(call)
         if not caller.has_new_answers:
@@ -326,6 +375,7 @@ class Attempt:
         )
         self.missing[key] = pending
         self.replay.store.spool(pending, request.body)
+        return pending
 
     def difference(self) -> Difference | None:
         """Return how this attempt strayed from what it had been answered, or None.

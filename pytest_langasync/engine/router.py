@@ -11,9 +11,9 @@ from urllib.parse import parse_qsl, urlsplit
 from pytest_langasync import providers
 from pytest_langasync.costs.ledger import Ledger
 from pytest_langasync.engine import payloads
-from pytest_langasync.engine.replay import Attempt, SendNow
+from pytest_langasync.engine.replay import Attempt, Failed, SendNow
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
-from pytest_langasync.interception.wire import Decision, Park, Reply, Send, Wire
+from pytest_langasync.interception.wire import Decision, Fail, Park, Reply, Send, Wire
 from pytest_langasync.models import Answer, Request, Target, digest
 from pytest_langasync.providers.hosts import detour
 from pytest_langasync.providers.model_calls import ModelCalls
@@ -35,6 +35,8 @@ class _Heard:
     """The body of a streamed call as it was."""
     why_now: str
     """Why no batch can take it, or an empty string."""
+    may_be_kept: bool = True
+    """Whether it may be sent later, by itself: it does not depend on what was done before it."""
     played: bool = True
     """Whether the sandbox, where there is one, has its model."""
 
@@ -75,9 +77,12 @@ class CallRouter:
             caller,
             streamed=call.streamed is not None,
             now=bool(call.why_now),
+            kept=wire.kept if call.may_be_kept else None,
         )
         if outcome is None:
             return Park(f"{request.model or request.target.endpoint}: waiting for its batch")
+        if isinstance(outcome, Failed):
+            return Fail(outcome.error)
         if isinstance(outcome, SendNow):
             if call.why_now:
                 self.ledger.passed(urlsplit(request.target.base_url).netloc, call.why_now)
@@ -119,7 +124,8 @@ class CallRouter:
             Request(target, body, call.model or call.endpoint),
             None,
             "no batch takes such calls",
-            False,
+            may_be_kept=False,
+            played=False,
         )
 
     def _batchable(self, wire: Wire, called: providers.Called, body: Mapping[str, Any]) -> _Heard:
@@ -138,9 +144,10 @@ class CallRouter:
             provider.credentials(headers, called.base_url),
         )
         request = Request(target, called.dialect.strip_stream(body))
-        why_now = provider.rejected(request) or ("a batch takes no query string" if query else "")
+        rejected = provider.rejected(request)
+        why_now = rejected or ("a batch takes no query string" if query else "")
         streamed = body if body.get("stream") else None
-        return _Heard(request, streamed, why_now)
+        return _Heard(request, streamed, why_now, may_be_kept=not rejected)
 
     def _called(self, wire: Wire) -> providers.Called | None:
         """Return whose model is called, and where; None for anything but a call."""

@@ -26,6 +26,7 @@ from pytest_langasync.interception.httpx_leaf import AsyncHttpxCall, HttpxCall
 from pytest_langasync.interception.urllib3_leaf import Urllib3Call
 from pytest_langasync.interception.wire import (
     AsyncLeafCall,
+    Fail,
     LeafCall,
     Park,
     Router,
@@ -88,6 +89,8 @@ class Interceptor:
                 return call.pass_on()
             if isinstance(decision, Park):
                 raise self._concurrency.parked(decision.message)
+            if isinstance(decision, Fail):
+                raise decision.again()
             if isinstance(decision, Send):
                 with untouched():
                     came = call.send(decision)
@@ -106,6 +109,8 @@ class Interceptor:
                 if decision.hold:
                     await self._concurrency.hold()
                 raise self._concurrency.parked(decision.message)
+            if isinstance(decision, Fail):
+                raise decision.again()
             if isinstance(decision, Send):
                 with untouched():
                     came = await call.send(decision)

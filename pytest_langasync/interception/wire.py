@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import contextvars
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 __all__ = [
     "AsyncLeafCall",
     "Decision",
+    "Fail",
     "LeafCall",
     "Park",
     "Reply",
@@ -95,7 +97,20 @@ class Send:
     """Where to send it instead, without the caller's proxy, or an empty string."""
 
 
-Decision = Reply | Park | Send | None
+@dataclass(frozen=True)
+class Fail:
+    """Decision: it was sent already, and the network failed with this."""
+
+    error: BaseException
+
+    def again(self) -> BaseException:
+        """Return the error as if it came now: an exception is raised with one traceback only."""
+        fresh = copy.copy(self.error)
+        fresh.__traceback__ = None
+        return fresh
+
+
+Decision = Reply | Park | Send | Fail | None
 
 
 class Router(Protocol):

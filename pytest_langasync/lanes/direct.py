@@ -14,8 +14,8 @@ import queue
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_langasync.interception.wire import Reply
@@ -29,9 +29,8 @@ from pytest_langasync.models import (
     MissingCall,
     Request,
     Target,
-    is_success,
 )
-from pytest_langasync.providers.failures import is_passing
+from pytest_langasync.providers import dialect_of
 
 if TYPE_CHECKING:
     from pytest_langasync.lanes import RunContext
@@ -61,7 +60,9 @@ class Outcome:
 
     call: MissingCall
     error: BaseException | None = None
-    """What the network failed with, or ``NoFlexError``."""
+    """What the network failed with, which is for the call's test to see; or ``NoFlexError``."""
+    fault: BaseException | None = None
+    """What went wrong here: the answer could not be stored, say."""
     late: bool = False
     """Whether its lane's time was up before there was room for it."""
 
@@ -104,6 +105,7 @@ class _Came:
     """Whether it is to be sent once more."""
     no_room: bool = False
     error: BaseException | None = None
+    fault: BaseException | None = None
 
 
 class DirectLane:
@@ -192,7 +194,7 @@ class DirectLane:
         call = sending.call
         shown = self._shown[sending.lane, call.target.provider, call.model]
         entry = self._context.store.peek(call.key)
-        shown.settle(ok=outcome.error is None and not outcome.late and bool(entry and entry.ok))
+        shown.settle(ok=outcome.error is None and bool(entry and entry.ok))
         kind: Literal["collected", "progress"] = "progress" if shown.left else "collected"
         job = shown.job
         self._context.notify(Event(kind, job.provider, job.model, job.requests, job, shown.status))
@@ -229,7 +231,7 @@ class DirectLane:
         for group in self._groups.values():
             waiting, group.waiting = group.waiting, []
             for index, sending in enumerate(waiting):
-                if now >= sending.until:
+                if now >= sending.until and sending.started_at:  # each has one try
                     self._outcomes.put(Outcome(sending.call, late=True))
                     continue
                 if sending.due > now:
@@ -261,7 +263,7 @@ class DirectLane:
             sending.due = now + max(pause, came.told.retry_after or 0.0)
             group.waiting.insert(0, sending)
         else:
-            self._outcomes.put(Outcome(sending.call, came.error))
+            self._outcomes.put(Outcome(sending.call, came.error, came.fault))
 
     # ---- one call, in its own thread
 
@@ -269,7 +271,7 @@ class DirectLane:
         try:
             came = self._ask(sending)
         except BaseException as error:  # told to the thread that waits
-            came = _Came(sending, Feedback(), error=error)
+            came = _Came(sending, Feedback(), fault=error)
         self._inbox.put(came)
 
     def _ask(self, sending: _Sending) -> _Came:
@@ -288,16 +290,15 @@ class DirectLane:
         except Exception as error:
             again = flex or (not _is_time_out(error) and self._tries_left(sending))
             return _Came(sending, Feedback(), again=again, no_room=flex, error=error)
-        answer = _body(reply)
-        if flex and provider.refuses_flex(reply.status, answer):
+        outcome = dialect_of(call.target).outcome(reply.status, _body(reply))
+        if flex and provider.refuses_flex(reply.status, outcome.body):
             return _Came(sending, Feedback(), error=NoFlexError(call.model))
-        no_room = flex and provider.has_no_room(reply.status, answer)
+        no_room = flex and provider.has_no_room(reply.status, outcome.body)
         refused = reply.status in (429, 529) and not no_room
         told = feedback(refused, reply.headers, self._context.clock())
-        passing = is_passing(reply.status, answer)
-        if no_room or (passing and self._tries_left(sending)):
+        if no_room or (outcome.retryable and self._tries_left(sending)):
             return _Came(sending, told, again=True, no_room=no_room)
-        self._store(sending, reply, answer, passing)
+        self._store(sending, reply, outcome.body, retryable=outcome.retryable)
         return _Came(sending, told)
 
     def _tries_left(self, sending: _Sending) -> bool:
@@ -305,11 +306,11 @@ class DirectLane:
         most = self._context.settings.max_retries if own is None else own
         return sending.tries < most and not self._stopped.is_set()
 
-    def _store(self, sending: _Sending, reply: Reply, body: Any, passing: bool) -> None:
+    def _store(self, sending: _Sending, reply: Reply, body: Any, *, retryable: bool) -> None:
         now, call = self._context.clock(), sending.call
         request_id = reply.headers.get("x-request-id") or reply.headers.get("request-id") or ""
-        answer = Answer(call.key, reply.status, body, "", request_id, now, now, sending.lane)
-        self._context.store.add_direct(call, answer, retryable=passing)
+        answer = Answer(call.key, reply.status, body, "", request_id, now, now, lane=sending.lane)
+        self._context.store.add_direct(call, answer, retryable=retryable)
 
 
 @dataclass
@@ -332,17 +333,11 @@ class _Shown:
 
     def add(self, count: int) -> None:
         self.total += count
-        self.job = _with_requests(self.job, self.total)
+        self.job = replace(self.job, requests=self.total)
 
     def settle(self, *, ok: bool) -> None:
         self.completed += ok
         self.failed += not ok
-
-
-def _with_requests(job: Job, count: int) -> Job:
-    from dataclasses import replace
-
-    return replace(job, requests=count)
 
 
 def _body(reply: Reply) -> Any:

@@ -23,7 +23,11 @@ class MarkerOptions:
     priority: Literal["high", "normal", "low"] = "normal"
     """The order in which jobs are created."""
     realtime: bool = False
-    """Send this test's calls at once, at list price; they are still recorded and cached."""
+    """Send this test's calls in place, as it makes them, at list price; they are still recorded and
+    cached. For tests that measure times, and for those that differ each time they run."""
+    lane: Literal["batch", "flex", "realtime"] | None = None
+    """How this test's calls get their answers, where not as the run's: with ``realtime`` and
+    ``flex`` they are gathered with those of other tests and sent side by side."""
     max_retries: int | None = None
     """How often a request that failed for no fault of its own is sent again."""
     chain: Any = None
@@ -39,7 +43,9 @@ class MarkerOptions:
 
     def attempt(self, sample: str = "") -> AttemptOptions:
         """Return what it says of each attempt; ``sample`` names one repeat of the test."""
-        checked = AttemptOptions.of(priority=self.priority, max_retries=self.max_retries)
+        checked = AttemptOptions.of(
+            priority=self.priority, max_retries=self.max_retries, lane=self.lane
+        )
         return replace(checked, realtime=self.realtime, sample=sample)
 
     @classmethod
@@ -73,10 +79,15 @@ class MarkerOptions:
                 close = difflib.get_close_matches(name, known, 1, 0.5)
                 hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
                 raise ConfigurationError(f"has no keyword {name!r}: {hint}")
-        given = {n: keywords[n] for n in ("priority", "max_retries") if n in keywords}
+        given = {n: keywords[n] for n in ("priority", "max_retries", "lane") if n in keywords}
         AttemptOptions.of(**given)
         if not isinstance(keywords.get("realtime", False), bool):
             raise ConfigurationError(f"realtime={keywords['realtime']!r} is not True or False")
+        if keywords.get("realtime") and keywords.get("lane"):
+            raise ConfigurationError(
+                "realtime=True and lane=… contradict each other: the one sends in place, the other "
+                "gathers first"
+            )
         repeats = keywords.get("repeats", 1)
         if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
             raise ConfigurationError(f"repeats={repeats!r} is not a whole number of 1 or more")

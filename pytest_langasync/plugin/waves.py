@@ -51,7 +51,7 @@ class Waves:
         self.reporter = reporter
         self._run = run
         self.worker = worker
-        self.market = worker or LaneBuyer(run, settings, reporter.estimated)
+        self.market = worker or LaneBuyer(run, reporter.estimated)
         self.queue: list[Entry] = []
         self._again: dict[pytest.Item, Entry] = {}
         self._order: dict[pytest.Item, int] = {}
@@ -93,6 +93,7 @@ class Waves:
         except session.Interrupted:
             raise
         except KeyboardInterrupt:
+            self._run.direct.stop()
             self.reporter.interrupted(self._run.batcher.running)
             self._defer("interrupted")
             raise
@@ -112,7 +113,8 @@ class Waves:
             bought = self.market.buy(missing)
             if bought.stopped:
                 raise session.Interrupted("stopped")
-            self._run.replay.send_now(bought.urgent, bought.cancelled_at)
+            self._run.replay.send_in_place_now(bought.urgent)
+            self._run.replay.cancelled(bought.cancelled_at)
             if bought.over:
                 return bought.why
             everybody, answered = bought.everybody, self._run.answered

@@ -50,7 +50,7 @@ class ControllerSession:
         )
         self.run = Run(settings, front)
         reporter.follow(self.run)
-        self.buyer = LaneBuyer(self.run, settings, reporter.estimated)
+        self.buyer = LaneBuyer(self.run, reporter.estimated)
         self.controller: Controller | None = None
         self._refused = ""
         self._submitted = threading.Event()
