@@ -71,7 +71,10 @@ class Cost:
 
     usage: Usage | None = None
     list_price: Decimal | None = None
+    """In real time, by the tier that served."""
     batch_price: Decimal | None = None
+    standard_price: Decimal | None = None
+    """In real time, by the standard tier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ class PriceBook:
             at: when it was bought, in seconds since the epoch.
         """
         if _is_free(provider, endpoint):
-            return Cost(Usage(), Decimal(0), Decimal(0))
+            return Cost(Usage(), Decimal(0), Decimal(0), Decimal(0))
         extracted = _extract(provider, endpoint, body)
         if extracted is None:
             return Cost()
@@ -144,6 +147,9 @@ class PriceBook:
             _own_usage(extracted),
             self._price(provider, name, used, context, at // 60),
             self._price(provider, name, used, _BATCH, at // 60),
+            self._price(
+                provider, name, used, tuple(c for c in context if c[0] != "service_tier"), at // 60
+            ),
         )
 
     def estimate(self, request: Request, *, at: float | None = None) -> Estimate:

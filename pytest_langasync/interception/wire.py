@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import contextvars
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol

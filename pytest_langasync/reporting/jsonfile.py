@@ -163,6 +163,7 @@ def _row(row: SummaryRow) -> dict[str, Any]:
         "batched": row.batched,
         "cached": row.cached,
         "realtime": row.realtime,
+        "flex": row.flex,
         "failed": row.failed,
         "deferred": row.deferred,
         "input_tokens": row.input_tokens,
