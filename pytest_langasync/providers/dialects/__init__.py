@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_langasync.providers.dialects.base import Dialect, Size, event_stream_of
+from pytest_langasync.providers.dialects.base import Dialect, Outcome, Size, event_stream_of
 from pytest_langasync.providers.dialects.chat_completions import CHAT_COMPLETIONS
 from pytest_langasync.providers.dialects.embeddings import EMBEDDINGS
 from pytest_langasync.providers.dialects.messages import MESSAGES
@@ -25,6 +25,7 @@ __all__ = [
     "MESSAGES",
     "RESPONSES",
     "Dialect",
+    "Outcome",
     "Size",
     "dialect_of",
     "event_stream_of",
