@@ -109,6 +109,8 @@ class Request:
 
     target: Target
     body: Mapping[str, Any] = field(repr=False)
+    model_in_path: str = field(default="", compare=False)
+    """The model, where the endpoint names it and not the body."""
 
     @cached_property
     def identity(self) -> str:
@@ -118,8 +120,8 @@ class Request:
 
     @property
     def model(self) -> str:
-        """The model asked for, or an empty string where the body names none."""
-        model = self.body.get("model", "")
+        """The model asked for, or an empty string where nothing names one."""
+        model = self.body.get("model") or self.model_in_path
         return model if isinstance(model, str) else ""
 
 
