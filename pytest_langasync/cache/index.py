@@ -37,9 +37,11 @@ class Entry:
 class Index:
     """Answers by key. Bodies stay on disk; heads are read once per file."""
 
-    def __init__(self, report: Callable[[str], None]) -> None:
+    def __init__(self, report: Callable[[str], None], present: Callable[[float], float]) -> None:
+        """``present`` returns a time that was stored, or an earlier one where it is to come."""
         self._entries: dict[str, Entry] = {}
         self._report = report
+        self._present = present
 
     def get(self, key: str) -> Entry | None:
         """Return the newest entry of a key."""
@@ -60,7 +62,8 @@ class Index:
             whole += 1
             head, key = line.head, line.head.key
             place, facts = (line.offset, line.length), (head.status, head.retryable)
-            entry = Entry(file, *place, *facts, head.received_at, head.failed)
+            received_at = self._present(head.received_at)
+            entry = Entry(file, *place, *facts, received_at, head.failed)
             if key not in found or (entry.ok and not found[key].ok):
                 found[key] = entry
         if damaged and not (growing and damaged == 1 and files.ends_torn(file.path)):
@@ -99,6 +102,7 @@ class Index:
             bought_at=entry.age[0],
             received_at=entry.received_at,
             failed=entry.failed,
+            foreign=entry.file.foreign,
         )
 
 

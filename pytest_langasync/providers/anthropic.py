@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from pydantic import Field
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.exceptions import CreateUnknownError, JobNotFoundError, ResultsNotReadyError
 from pytest_langasync.models import (
     Credentials,
@@ -219,7 +219,7 @@ class AnthropicClient:
         batch = Batch.model_validate(reply.body)
         if not batch.id:
             raise CreateUnknownError("the answer to a batch creation names no batch")
-        return Created(batch.id, batch.created_at or time.time())
+        return Created(batch.id, batch.created_at or CLOCK.now())
 
     def status(self, job_id: str) -> JobStatus:
         """Poll once. Raises ``JobNotFoundError`` when Anthropic does not know the job."""
@@ -251,7 +251,7 @@ class AnthropicClient:
             file = self._channel.download(url, missing, status.total)
         except JobNotFoundError:
             batch = Batch.model_validate(self._retrieve(job_id).body)
-            if batch.archived_at or time.time() - batch.created_at > KEPT:
+            if batch.archived_at or CLOCK.now() - batch.created_at > KEPT:
                 raise
             text = f"{job_id} has ended, and its results cannot be read yet"
             raise ResultsNotReadyError(text) from None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import IO, Any
 
 from pydantic import Field
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.exceptions import (
     CapacityError,
     ConfigurationError,
@@ -87,6 +87,16 @@ class Batch(Lenient):
         return self.status.lower()
 
     @property
+    def nonce(self) -> str:
+        """The submission that it is, where it is ours."""
+        return str(self.metadata.get(NONCE) or "")
+
+    @property
+    def suite(self) -> str:
+        """The suite that submitted it, where it is ours."""
+        return str(self.metadata.get(SUITE) or "")
+
+    @property
     def refs(self) -> tuple[str, ...]:
         """The files that hold its rows."""
         return tuple(ref for ref in (self.output_file_id, self.error_file_id) if ref)
@@ -128,6 +138,9 @@ class Batch(Lenient):
             retry_after=retry_after(headers),
             output_refs=self.refs,
             unready=self.word in ENDED and bool(ran) and not told,
+            input_ref=self.input_file_id,
+            nonce=self.nonce,
+            suite=self.suite,
         )
 
     def to_found(self) -> Found:
@@ -136,8 +149,8 @@ class Batch(Lenient):
             job_id=self.id,
             created_at=self.created_at,
             total=self.request_counts.total,
-            nonce=str(self.metadata.get(NONCE) or ""),
-            suite=str(self.metadata.get(SUITE) or ""),
+            nonce=self.nonce,
+            suite=self.suite,
             endpoint=self.endpoint.removeprefix("/v1"),
             model=self.model,
             input_ref=self.input_file_id,
@@ -236,7 +249,7 @@ class OpenAIClient:
         batch = Batch.model_validate(reply.body)
         if not batch.id:
             raise CreateUnknownError("the answer to a batch creation names no batch")
-        return Created(batch.id, batch.created_at or time.time(), file_id)
+        return Created(batch.id, batch.created_at or CLOCK.now(), file_id)
 
     def _upload(self, submission: Submission) -> str:
         with tempfile.TemporaryFile() as file:
