@@ -127,6 +127,7 @@ class ResultHead:
     request_id: str
     received_at: float
     retryable: bool
+    failed: bool = False
     lane: str = ""
     """How an answer was bought that came without a job."""
 
@@ -137,8 +138,8 @@ class ResultHead:
 
     @property
     def ok(self) -> bool:
-        """True for a 2xx status."""
-        return is_success(self.status)
+        """True for a success."""
+        return is_success(self.status) and not self.failed
 
 
 @dataclass(frozen=True)
@@ -267,6 +268,8 @@ def result_fields(row: ResultRow, received_at: float, lane: str = "") -> dict[st
         "received_at": received_at,
         "retryable": row.retryable,
     }
+    if row.failed:
+        fields["failed"] = True
     return {**fields, "lane": lane} if lane else fields
 
 

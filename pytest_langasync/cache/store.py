@@ -414,7 +414,9 @@ class Store:
     ) -> None:
         received = answer.received_at or self._clock()
         body = self._requests.answer(answer.body, request_body)
-        row = ResultRow(head.custom_id, answer.status, body, answer.request_id, retryable)
+        row = ResultRow(
+            head.custom_id, answer.status, body, answer.request_id, retryable, answer.failed
+        )
         result = files.encode_line(records.result_fields(row, received, answer.lane), body)
         path = self._realtime / "results.jsonl"
         self._folders.prepare()
@@ -424,7 +426,7 @@ class Store:
             files.append(self._realtime / "requests.jsonl", line, durable=False)
             place = files.append(path, result)
             file = ResultFile(path, "", 0.0)
-            entry = Entry(file, place, len(result), row.status, retryable, received)
+            entry = Entry(file, place, len(result), row.status, retryable, received, row.failed)
             self._index.add(head.key, entry)
             self._seen[path] = files.signature(path)
             self._requests.forget()

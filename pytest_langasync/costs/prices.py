@@ -182,7 +182,7 @@ class PriceBook:
         """Return whether a model may have a tier of service: surely not where its price is known,
         and none is for the tier."""
         found = self._find(provider, model)
-        now = datetime.fromtimestamp(time.time(), UTC)
+        now = datetime.fromtimestamp(CLOCK.now(), UTC)
         return found is None or _published(*found, {"service_tier": tier}, now)
 
     def _served(self, provider: str, asked: str, body: Any) -> str | None:

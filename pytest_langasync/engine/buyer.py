@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -251,7 +250,7 @@ class LaneBuyer:
             return WaveResult()
         run.batcher.cancel_all()
         run.batcher.wait(CANCELLING)
-        self._cancelled_at = time.time()
+        self._cancelled_at = run.context.clock()
         run.replay.cancelled(self._cancelled_at)
         if settings.on_timeout == "cancel":
             return WaveResult(cancelled_at=self._cancelled_at, why=CANCELLED)

@@ -29,8 +29,10 @@ from pytest_langasync.models import (
     MissingCall,
     Request,
     Target,
+    is_success,
 )
 from pytest_langasync.providers import dialect_of
+from pytest_langasync.providers.dialects.base import Outcome as Read
 
 if TYPE_CHECKING:
     from pytest_langasync.lanes import RunContext
@@ -298,7 +300,7 @@ class DirectLane:
         told = feedback(refused, reply.headers, self._context.clock())
         if no_room or (outcome.retryable and self._tries_left(sending)):
             return _Came(sending, told, again=True, no_room=no_room)
-        self._store(sending, reply, outcome.body, retryable=outcome.retryable)
+        self._store(sending, reply, outcome)
         return _Came(sending, told)
 
     def _tries_left(self, sending: _Sending) -> bool:
@@ -306,11 +308,15 @@ class DirectLane:
         most = self._context.settings.max_retries if own is None else own
         return sending.tries < most and not self._stopped.is_set()
 
-    def _store(self, sending: _Sending, reply: Reply, body: Any, *, retryable: bool) -> None:
+    def _store(self, sending: _Sending, reply: Reply, outcome: Read) -> None:
         now, call = self._context.clock(), sending.call
         request_id = reply.headers.get("x-request-id") or reply.headers.get("request-id") or ""
-        answer = Answer(call.key, reply.status, body, "", request_id, now, now, lane=sending.lane)
-        self._context.store.add_direct(call, answer, retryable=retryable)
+        hidden = outcome.failed and is_success(reply.status)
+        answer = Answer(
+            call.key, reply.status, outcome.body, "", request_id, now, now, failed=hidden,
+            lane=sending.lane,
+        )  # fmt: skip
+        self._context.store.add_direct(call, answer, retryable=outcome.retryable)
 
 
 @dataclass

@@ -196,7 +196,7 @@ class Provider:
         """Return why this request can never be batched, or an empty string."""
         return ""
 
-    def in_flex(self, request: Request) -> Json | None:
+    def in_flex(self, request: Request) -> Mapping[str, Any] | None:
         """Return the body with which a request is sent in the flex tier; None: there is none."""
         return None
 
