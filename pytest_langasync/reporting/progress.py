@@ -193,6 +193,7 @@ class Progress:
     def _tell(self, text: str) -> None:
         if self._live is None:
             self._write_line(_PREFIX + text)
+            self._file.flush()  # the log of a CI job is a pipe, whose buffer hides lines for hours
         else:
             from rich.text import Text
 
