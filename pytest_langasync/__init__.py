@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         NotReproducibleError,
         ProviderError,
     )
-    from pytest_langasync.plugin.scored import Langasync, Scored
+    from pytest_langasync.plugin.scores import Langasync, Scored
 
 __all__ = [
     "BatchJob",
@@ -45,8 +45,8 @@ _PLACES = {
     "CostEstimate": "chains.chain",
     "CostMonitor": "chains.monitor",
     "HybridBatchProcessor": "chains.hybrid",
-    "Langasync": "plugin.scored",
-    "Scored": "plugin.scored",
+    "Langasync": "plugin.scores",
+    "Scored": "plugin.scores",
     "WrappedChain": "chains.chain",
     "wrap_chain": "chains.chain",
 }

@@ -22,6 +22,7 @@ __all__ = [
     "JobStatus",
     "Request",
     "ResultRow",
+    "Target",
     "canonical_json",
 ]
 
@@ -39,6 +40,10 @@ def digest(value: Any) -> str:
     return hashlib.sha256(data).hexdigest()[:40]
 
 
+Headers = tuple[tuple[str, str], ...]
+"""Names in lower case and values, sorted by name."""
+
+
 @dataclass(frozen=True)
 class Credentials:
     """What lets a request in at its provider: held in memory, never stored, never shown.
@@ -54,27 +59,46 @@ class Credentials:
         """A digest that tells two accounts apart inside this process; never written down."""
         return digest(dict(self.headers))
 
+    def __hash__(self) -> int:
+        return hash(self.account)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a request goes, and on whose account: one value, handed around whole.
+
+    ``endpoint`` is the path below ``base_url``: ``/chat/completions``, ``/responses``,
+    ``/embeddings`` or ``/messages``. ``headers`` are the batch-level headers that change the answer
+    (such as ``anthropic-beta``). ``credentials`` are empty for what was read from disk.
+    """
+
+    provider: str
+    base_url: str
+    endpoint: str
+    headers: Headers = ()
+    credentials: Credentials = field(default=Credentials({}), repr=False)
+
+    @property
+    def host(self) -> tuple[str, str]:
+        """The provider and the base URL: what has a batch API, or has none."""
+        return (self.provider, self.base_url)
+
 
 @dataclass(frozen=True)
 class Request:
     """One request to a model, with the body exactly as the SDK serialised it.
 
     ``body`` lacks only ``stream`` and its companions, which a batch cannot take.
-    ``headers`` are the batch-level headers that change the answer (such as ``anthropic-beta``).
-    ``endpoint`` is the path below ``base_url``: ``/chat/completions``, ``/responses``,
-    ``/embeddings`` or ``/messages``.
     """
 
-    provider: str
-    base_url: str
-    endpoint: str
+    target: Target
     body: Mapping[str, Any] = field(repr=False)
-    headers: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def identity(self) -> str:
-        """The digest of everything that makes two requests the same."""
-        return digest([self.provider, self.base_url, self.endpoint, list(self.headers), self.body])
+        """The digest of everything that makes two requests the same; credentials are no part."""
+        to = self.target
+        return digest([to.provider, to.base_url, to.endpoint, list(to.headers), self.body])
 
     @property
     def model(self) -> str:
@@ -86,7 +110,7 @@ class Request:
     def inputs(self) -> int:
         """How many inputs it holds: one, or the texts (or lists of tokens) to be embedded."""
         given = self.body.get("input")
-        if self.endpoint != "/embeddings" or not isinstance(given, list):
+        if self.target.endpoint != "/embeddings" or not isinstance(given, list):
             return 1
         return len(given) if any(isinstance(one, (str, list)) for one in given) else 1
 
@@ -95,13 +119,12 @@ class Request:
 class Call:
     """A request made by one owner (a test, or a wide fixture), for the n-th time.
 
-    ``key`` identifies its answer; ``credentials`` and ``streamed`` do not take part in it.
+    ``key`` identifies its answer; ``streamed`` does not take part in it.
     """
 
     request: Request
     owner: str
     occurrence: int
-    credentials: Credentials = field(repr=False, compare=False)
     streamed: bool = field(default=False, compare=False)
 
     @cached_property
@@ -192,6 +215,15 @@ class Job:
     ended_at: float | None = None
     reason: str = ""
 
+    @property
+    def host(self) -> tuple[str, str]:
+        """The provider and the base URL, as in ``Target``."""
+        return (self.provider, self.base_url)
+
+    def target(self, credentials: Credentials) -> Target:
+        """Return where its requests went, on this account."""
+        return Target(self.provider, self.base_url, self.endpoint, self.headers, credentials)
+
 
 PRIORITIES = ("high", "normal", "low")
 """The order in which jobs are created."""
@@ -265,20 +297,13 @@ class MissingCall:
     key: str
     owner: str
     occurrence: int
-    provider: str
-    base_url: str
-    endpoint: str
-    headers: tuple[tuple[str, str], ...]
+    target: Target
     model: str
     size: int
     """Bytes of the body as JSON."""
-    credentials: Credentials = field(repr=False, compare=False)
     inputs: int = 1
     """How many inputs count towards the provider's limit for a batch."""
-    priority: int = 1
-    """0 high, 1 normal, 2 low: the order in which jobs are created."""
-    max_retries: int | None = None
-    """How often a retryable failure is sent again; None takes the run's setting."""
+    options: AttemptOptions = AttemptOptions()
 
 
 EventKind = Literal[

@@ -148,9 +148,8 @@ def job_meta(job: Job) -> RequestMeta:
 
 def request_meta(request: Request) -> RequestMeta:
     """Return everything about a request but its body."""
-    return RequestMeta(
-        request.provider, request.base_url, request.endpoint, request.headers, request.model
-    )
+    to = request.target
+    return RequestMeta(to.provider, to.base_url, to.endpoint, to.headers, request.model)
 
 
 def request_line(

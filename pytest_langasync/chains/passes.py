@@ -10,11 +10,12 @@ from typing import Any
 
 from pytest_langasync.cache.store import Store
 from pytest_langasync.chains.records import JobRecord
-from pytest_langasync.chains.runner import Outcome, Runner, aside, input_names
+from pytest_langasync.chains.runner import Outcome, Runner, input_names
 from pytest_langasync.config import Settings
 from pytest_langasync.costs.ledger import Ledger, Summary
 from pytest_langasync.costs.prices import PriceBook
 from pytest_langasync.exceptions import CacheError, ConfigurationError, ProviderError
+from pytest_langasync.interception.event_loop import aside
 from pytest_langasync.models import AttemptOptions, Event
 
 __all__ = ["Work"]
@@ -181,7 +182,7 @@ class Work:
         if not self.record.provider_jobs:
             raise error
         for index, missing_calls in waiting.items():
-            if any(p.base_url in without for p in missing_calls):
+            if any(p.target.base_url in without for p in missing_calls):
                 self.outcomes[index] = Outcome(error=error)
 
     def _run(self, runner: Runner, indices: Sequence[int], *, check: bool = False) -> None:

@@ -8,25 +8,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import inspect
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from pytest_langasync.cache import redaction
+from pytest_langasync.chains.invoke import Invoker
 from pytest_langasync.config import Settings
 from pytest_langasync.engine import differences
 from pytest_langasync.engine.replay import Attempt
 from pytest_langasync.engine.run import Run
 from pytest_langasync.exceptions import ConfigurationError, NotReproducibleError
+from pytest_langasync.interception.event_loop import finish
 from pytest_langasync.models import AttemptOptions, Event, MissingCall, digest
 
-__all__ = ["Outcome", "Runner", "aside", "input_names"]
+__all__ = ["Outcome", "Runner", "input_names"]
 
-T = TypeVar("T")
 _PASS = threading.Lock()
 """Patches are made for the whole process: one pass at a time."""
 
@@ -97,9 +97,8 @@ class Runner:
         sandbox_reply: Callable[[Any], Any] | None = None,
         asynchronous: bool = False,
     ) -> None:
-        self.target = target
+        self._chain = Invoker(target, asynchronous=asynchronous)
         self.owners = [f"{owner}[{index}]" for index in range(len(names))]
-        self.asynchronous = asynchronous
         self._numbers: Counter[str] = Counter()
         keyed = dict(zip(self.owners, names, strict=True))
         self.engine = Run(
@@ -140,7 +139,7 @@ class Runner:
         result, error = None, None
         with self._attempting(index, options) as attempt:
             try:
-                result = self._call(attempt, value, config)
+                result = self._chain.invoke(value, config, attempt=attempt)
             except BaseException as exception:
                 error = _kept(exception, attempt)
         return self._conclude(attempt, result, error)
@@ -152,10 +151,7 @@ class Runner:
         result, error = None, None
         with self._attempting(index, options) as attempt:
             try:
-                if hasattr(self.target, "ainvoke"):
-                    result = await self.target.ainvoke(value, config)
-                else:
-                    result = await self.target(value)
+                result = await self._chain.ainvoke(value, config)
             except BaseException as exception:
                 error = _kept(exception, attempt)
         return self._conclude(attempt, result, error)
@@ -205,8 +201,8 @@ class Runner:
         options = AttemptOptions(realtime=True)
         limit = (configs[indices[0]] or {}).get("max_concurrency")
         with self.catching():
-            if self.asynchronous or inspect.iscoroutinefunction(self.target):
-                outcomes = asyncio.run(self._gather(indices, inputs, configs, options, limit))
+            if self._chain.asynchronous:
+                outcomes = finish(self._gather(indices, inputs, configs, options, limit))
             else:
                 contexts = [contextvars.copy_context() for _ in indices]
 
@@ -237,25 +233,6 @@ class Runner:
         """Release connections; jobs go on at the provider."""
         self.engine.close()
 
-    # ---- calling the chain
-
-    def _call(self, attempt: Attempt, value: Any, config: Any) -> Any:
-        target = self.target
-        if not hasattr(target, "invoke"):
-            return _finish(target(value))
-        if self.asynchronous:
-            return _finish(target.ainvoke(value, config))
-        try:
-            return target.invoke(value, config)
-        except (NotImplementedError, TypeError):
-            # Steps that have no synchronous form say so with one of these.
-            if attempt.parked or not hasattr(target, "ainvoke"):
-                raise
-        attempt.restart()
-        result = _finish(target.ainvoke(value, config))
-        self.asynchronous = True
-        return result
-
 
 def _kept(exception: BaseException, attempt: Attempt) -> Exception | None:
     """Return the error that an attempt ended with; what is no error of the chain's goes on."""
@@ -268,39 +245,3 @@ def _kept(exception: BaseException, attempt: Attempt) -> Exception | None:
 
 def _not_reproducible(stored: Any, asked: Any) -> NotReproducibleError:
     return NotReproducibleError(_REMEDY + differences.difference(stored, asked))
-
-
-def _finish(result: Any) -> Any:
-    """Await what a coroutine function returned, in a loop of its own."""
-    if not inspect.isawaitable(result):
-        return result
-
-    async def main() -> Any:
-        return await result
-
-    return asyncio.run(main())
-
-
-def aside(work: Callable[[], T]) -> T:
-    """Run in this thread; where an event loop runs in it (a notebook), in one of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return work()
-    results: list[Any] = []
-    context = contextvars.copy_context()
-
-    def run() -> None:
-        try:
-            results.append((context.run(work), None))
-        except BaseException as error:
-            results.append((None, error))
-
-    thread = threading.Thread(target=run, name="langasync-pass")
-    thread.start()
-    thread.join()
-    value, error = results[0]
-    if error is not None:
-        raise error
-    done: T = value
-    return done

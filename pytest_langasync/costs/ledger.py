@@ -237,7 +237,7 @@ class Ledger:
         """Note that ``test`` still waits for an answer when the run ends."""
         self._tests.setdefault(test, {})[pending.key] = None
         self._deferred[pending.key] = Deferred(
-            pending.key, pending.provider, pending.endpoint, pending.model, job_id
+            pending.key, pending.target.provider, pending.target.endpoint, pending.model, job_id
         )
 
     def passed(self, host: str, why: str) -> None:
@@ -330,17 +330,16 @@ class Ledger:
     def _entry(self, key: str, request: Request, answer: Answer) -> Entry:
         source = source_of(answer, self.started_at)
         bought_at = answer.bought_at or answer.received_at or self.started_at
-        cost = self._prices.cost(
-            request.provider, request.endpoint, request.model, answer.body, at=bought_at
-        )
+        to = request.target
+        cost = self._prices.cost(to.provider, to.endpoint, request.model, answer.body, at=bought_at)
         list_price, paid = cost.list_price, cost.batch_price if answer.job_id else cost.list_price
         if cost.usage is None and not answer.ok:
             list_price = paid = Decimal(0)  # providers do not bill a request that they refused
         served = answer.body.get("model") if isinstance(answer.body, Mapping) else ""
         return Entry(
             key=key,
-            provider=intern(request.provider),
-            endpoint=intern(request.endpoint),
+            provider=intern(to.provider),
+            endpoint=intern(to.endpoint),
             asked=intern(request.model),
             served=intern(served) if isinstance(served, str) else "",
             source=source,

@@ -152,7 +152,7 @@ class PriceBook:
     def estimate(self, request: Request, *, at: float | None = None) -> Estimate:
         """Return what ``request`` would use and cost at ``at`` (seconds since the epoch; now)."""
         minute = (time.time() if at is None else at) // 60
-        found = self._find(request.provider, request.model)
+        found = self._find(request.target.provider, request.model)
         tokens, bounded = _input_tokens(request.body)
         output = _output_limit(request, found[1].context_window if found else None)
         upper = None if output is None or not bounded else _tokens(tokens, output)
@@ -161,7 +161,7 @@ class PriceBook:
         def price(used: _Used | None, context: _Context) -> Decimal | None:
             if used is None:
                 return None
-            return self._price(request.provider, request.model, used, context, minute)
+            return self._price(request.target.provider, request.model, used, context, minute)
 
         least = _tokens(tokens, 0)
         return Estimate(
@@ -278,7 +278,7 @@ def _real_time_context(body: Mapping[str, Any]) -> _Context | None:
 
 def _output_limit(request: Request, context_window: int | None) -> int | None:
     """Return the most tokens an answer can hold: without a limit, the model's whole window."""
-    if request.endpoint == "/embeddings":
+    if request.target.endpoint == "/embeddings":
         return 0
     limits = [request.body.get(name) for name in _OUTPUT_LIMITS]
     given = [limit for limit in limits if isinstance(limit, int) and limit >= 0]

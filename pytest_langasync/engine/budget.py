@@ -9,7 +9,7 @@ from decimal import Decimal
 from pytest_langasync.cache.store import Store
 from pytest_langasync.costs.prices import Estimate, PriceBook
 from pytest_langasync.exceptions import ConfigurationError
-from pytest_langasync.models import MissingCall, Request
+from pytest_langasync.models import MissingCall, Request, Target
 
 __all__ = ["Budget"]
 
@@ -26,8 +26,7 @@ class _Commitment:
     """A call that was sent, by whichever way, and what it may cost at most."""
 
     upper: Decimal
-    provider: str
-    endpoint: str
+    target: Target
     model: str
 
 
@@ -55,7 +54,7 @@ class Budget:
         output limit where given."""
         for pending in missing_calls:
             request = self._request(pending)
-            limit = OUTPUT_LIMIT.get(pending.endpoint)
+            limit = OUTPUT_LIMIT.get(pending.target.endpoint)
             if output_tokens is not None and limit is not None:
                 request = replace(request, body={**request.body, limit: output_tokens})
             yield pending, self._prices.estimate(request)
@@ -100,8 +99,9 @@ class Budget:
             answer = self._store.answer(key)
             if answer is None or answer.received_at < self._started_at:
                 continue
+            to = one.target
             cost = self._prices.cost(
-                one.provider, one.endpoint, one.model, answer.body, at=answer.bought_at
+                to.provider, to.endpoint, one.model, answer.body, at=answer.bought_at
             )
             paid = cost.batch_price if answer.job_id else cost.list_price
             if paid is None:
@@ -110,8 +110,7 @@ class Budget:
             del self._open[key]
 
     def _request(self, pending: MissingCall) -> Request:
-        body = self._store.spooled(pending.key)
-        return Request(pending.provider, pending.base_url, pending.endpoint, body, pending.headers)
+        return Request(pending.target, self._store.spooled(pending.key))
 
     def _bounded(self, request: Request, upper: Decimal | None) -> _Commitment:
         if upper is None:
@@ -120,4 +119,4 @@ class Budget:
                 "or no output limit). Nothing was sent for it. Set an output limit on its calls, "
                 "or leave the option away"
             )
-        return _Commitment(upper, request.provider, request.endpoint, request.model)
+        return _Commitment(upper, request.target, request.model)

@@ -76,9 +76,9 @@ def _nearest(pending: MissingCall, store: Store) -> str:
 
 def _elsewhere(stored: RequestMeta, pending: MissingCall) -> str:
     """Say what else than the body tells a stored request from a call."""
-    if stored.base_url != pending.base_url:
-        return f"sent to {stored.base_url}, not to {pending.base_url}"
-    if stored.endpoint != pending.endpoint:
-        return f"sent to {stored.endpoint}, not to {pending.endpoint}"
-    names = sorted({name for name, _ in {*stored.headers} ^ {*pending.headers}})
+    if stored.base_url != pending.target.base_url:
+        return f"sent to {stored.base_url}, not to {pending.target.base_url}"
+    if stored.endpoint != pending.target.endpoint:
+        return f"sent to {stored.endpoint}, not to {pending.target.endpoint}"
+    names = sorted({name for name, _ in {*stored.headers} ^ {*pending.target.headers}})
     return f"sent with another {' and '.join(names)}" if names else "for another sample"

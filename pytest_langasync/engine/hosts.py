@@ -12,7 +12,7 @@ from pytest_langasync.cache import files
 from pytest_langasync.config import Settings
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.interception.clients import untouched
-from pytest_langasync.models import Credentials, MissingCall
+from pytest_langasync.models import MissingCall, Target
 
 __all__ = ["Hosts"]
 
@@ -66,33 +66,31 @@ class Hosts:
         if self._no_proxy is not None:
             os.environ["no_proxy"] = self._no_proxy
 
-    def connect(
-        self,
-        provider: str,
-        base_url: str,
-        credentials: Credentials,
-        headers: tuple[tuple[str, str], ...],
-    ) -> providers.Client:
-        """Return a client of the batch API that stands behind ``base_url``."""
-        return providers.by_name(provider).client(self.local_url or base_url, credentials, headers)
+    def connect(self, target: Target) -> providers.Client:
+        """Return a client of the batch API that stands behind ``target``."""
+        base_url = self.local_url or target.base_url
+        provider = providers.by_name(target.provider)
+        return provider.client(base_url, target.credentials, target.headers)
 
-    def has_batch_api(self, pending: MissingCall) -> bool:
+    def has_batch_api(self, target: Target) -> bool:
         """Ask a host that is no known provider, once, whether it has the batch API.
 
         Raises:
             ProviderError: it could not be reached, or is in trouble.
         """
-        if self.local_url or providers.by_name(pending.provider).is_official(pending.base_url):
+        provider = providers.by_name(target.provider)
+        if self.local_url or provider.is_official(target.base_url):
             return True
-        place = (pending.provider, pending.base_url)
-        if place not in self._batchable:
-            client = self.connect(*place, pending.credentials, pending.headers)
+        if target.host not in self._batchable:
+            client = self.connect(target)
             try:
-                self._batchable[place] = client.has_batch_api()
+                self._batchable[target.host] = client.has_batch_api()
             finally:
                 client.close()
-        return self._batchable[place]
+        return self._batchable[target.host]
 
     def without_batch_api(self, missing_calls: Iterable[MissingCall]) -> list[str]:
         """Return the base URLs of those calls whose host has no batch API, sorted."""
-        return sorted({p.base_url for p in missing_calls if not self.has_batch_api(p)})
+        return sorted(
+            {p.target.base_url for p in missing_calls if not self.has_batch_api(p.target)}
+        )

@@ -24,7 +24,6 @@ from pytest_langasync.models import (
     Answer,
     AttemptOptions,
     Call,
-    Credentials,
     MissingCall,
     Request,
     canonical_json,
@@ -196,7 +195,6 @@ class Attempt:
     def ask(
         self,
         request: Request,
-        credentials: Credentials,
         caller: CallContext,
         *,
         streamed: bool = False,
@@ -210,7 +208,7 @@ class Attempt:
             if self.closed:
                 return None
             slot = (self.scope, request.identity)
-            call = self._call(request, credentials, streamed, slot)
+            call = self._call(request, streamed, slot)
             live = (now or self._in_real_time(call)) and not self.replay.silent
             answer = self._answer(call, slot, live)
             if answer is not None:
@@ -230,18 +228,16 @@ class Attempt:
         return (
             self.options.realtime
             or replay.realtime
-            or call.request.base_url in replay.realtime_bases
+            or call.request.target.base_url in replay.realtime_bases
         )
 
-    def _call(
-        self, request: Request, credentials: Credentials, streamed: bool, slot: _Slot
-    ) -> Call:
+    def _call(self, request: Request, streamed: bool, slot: _Slot) -> Call:
         resend = self._resend[slot]
         occurrence = resend.pop(0) if resend else self._counts[slot]
         owner = self.replay.key_owner(self.scope)
         if self.scope == self.owner:
             owner = owner or self.options.sample
-        return Call(request, owner, occurrence, credentials, streamed)
+        return Call(request, owner, occurrence, streamed)
 
     def _answer(self, call: Call, slot: _Slot, live: bool) -> Answer | None:
         answer = self.replay.find(call.key, self.scope)
@@ -328,16 +324,11 @@ class Attempt:
             key=key,
             owner=self.scope,
             occurrence=call.occurrence,
-            provider=request.provider,
-            base_url=request.base_url,
-            endpoint=request.endpoint,
-            headers=request.headers,
+            target=request.target,
             model=request.model,
             size=len(canonical_json(request.body).encode("utf-8", "surrogatepass")),
-            credentials=call.credentials,
             inputs=request.inputs,
-            priority=self.options.priority,
-            max_retries=self.options.max_retries,
+            options=self.options,
         )
         self.missing[key] = pending
         self.replay.store.spool(pending, request.body)

@@ -14,7 +14,7 @@ from pytest_langasync.costs.ledger import Ledger
 from pytest_langasync.engine.replay import Attempt, SendNow
 from pytest_langasync.interception.clients import Decision, Park, RealTime, Redirect, Reply, Wire
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
-from pytest_langasync.models import Answer, Credentials, Request, digest
+from pytest_langasync.models import Answer, Credentials, Request, Target, digest
 from pytest_langasync.providers.dialects import event_streams
 from pytest_langasync.providers.hosts import detour
 
@@ -46,7 +46,6 @@ class _Heard:
     """A model call in our own words."""
 
     request: Request
-    credentials: Credentials
     streamed: Mapping[str, Any] | None = field(repr=False)
     """The body of a streamed call as it was."""
     why_now: str
@@ -82,16 +81,15 @@ class CallRouter:
         attempt: Attempt = caller.attempt
         outcome = attempt.ask(
             request,
-            call.credentials,
             caller,
             streamed=call.streamed is not None,
             now=bool(call.why_now),
         )
         if outcome is None:
-            return Park(f"{request.model or request.endpoint}: waiting for its batch")
+            return Park(f"{request.model or request.target.endpoint}: waiting for its batch")
         if isinstance(outcome, SendNow):
             if call.why_now:
-                self.ledger.passed(urlsplit(request.base_url).netloc, call.why_now)
+                self.ledger.passed(urlsplit(request.target.base_url).netloc, call.why_now)
             return self._real_time(outcome, call.streamed)
         return reply_to(request, outcome, call.streamed)
 
@@ -127,16 +125,17 @@ class CallRouter:
         query = sorted(set(parse_qsl(url.query, keep_blank_values=True)) - BATCHED_QUERY)
         if query:  # it may hold a key
             identity += (("query", digest(query)),)
-        request = Request(
+        target = Target(
             provider.name,
             f"{url.scheme}://{host}{url.path.removesuffix(endpoint)}",
             endpoint,
-            event_streams.strip_stream(endpoint, body),
             identity,
+            Credentials(account | _basic(url)),
         )
+        request = Request(target, event_streams.strip_stream(endpoint, body))
         why_now = provider.rejected(request) or ("a batch takes no query string" if query else "")
         streamed = body if body.get("stream") else None
-        return _Heard(request, Credentials(account | _basic(url)), streamed, why_now)
+        return _Heard(request, streamed, why_now)
 
     def _called(self, wire: Wire) -> tuple[providers.Provider, str] | None:
         """Return whose model is called, and at which endpoint; None for anything but a call.
@@ -166,7 +165,7 @@ class CallRouter:
             return Reply(status, kept, content)
 
         content = json.dumps(request.body, ensure_ascii=False, separators=(",", ":"))
-        url = self.local_url + request.endpoint if self.local_url else ""
+        url = self.local_url + request.target.endpoint if self.local_url else ""
         return RealTime(content.encode("utf-8", "surrogatepass"), record, url)
 
 
@@ -189,7 +188,7 @@ def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | 
         headers["x-request-id"] = headers["request-id"] = answer.request_id
     if stream_body is not None and answer.ok and isinstance(answer.body, dict):
         headers["content-type"] = "text/event-stream; charset=utf-8"
-        events = event_streams.event_stream(request.endpoint, answer.body, stream_body)
+        events = event_streams.event_stream(request.target.endpoint, answer.body, stream_body)
         return Reply(answer.status, headers, events)
     text = json.dumps(answer.body, ensure_ascii=False)
     return Reply(answer.status, headers, text.encode("utf-8", "surrogatepass"))

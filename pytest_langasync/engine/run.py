@@ -31,6 +31,7 @@ from pytest_langasync.interception.clients import Interceptor
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.forks import ForkGuard
 from pytest_langasync.interception.tracing import TraceBuffer
+from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.batcher import Batcher, Policy
 from pytest_langasync.models import AttemptOptions, Call, Event, MissingCall, Request
 
@@ -61,14 +62,16 @@ class Run:
         self.ledger = Ledger(self.started_at, self.prices)
         self.store = Store(settings.cache, prompts=settings.store_prompts)
         self.hosts = Hosts(local_url)
-        self.batcher = Batcher(
+        self.context = RunContext(
             self.store,
-            suite=suite_of(settings.rootdir),
-            policy=Policy.of(settings, self.started_at),
-            notify=notify,
-            tick=tick,
-            connect=self.hosts.connect,
+            settings,
+            self.started_at,
+            suite_of(settings.rootdir),
+            notify,
+            tick,
+            self.hosts.connect,
         )
+        self.batcher = Batcher(self.context, Policy.of(settings, self.started_at))
         self._notify = notify
         self._waves = 0
         self.concurrency = ConcurrencyTracker(parked_type)
@@ -201,7 +204,7 @@ class Run:
         for scope, call, answer in attempt.used:
             self.ledger.used(attempt.owner, call, answer)
             self._used.add(answer.key)
-            base_url, new = call.request.base_url, answer.received_at >= self.started_at
+            base_url, new = call.request.target.base_url, answer.received_at >= self.started_at
             if base_url in self.replay.realtime_bases and new:
                 self.ledger.passed(urlsplit(base_url).netloc, "it has no batch API")
             if not answer.ok:
@@ -313,7 +316,7 @@ class Run:
     def answered(self, missing_calls: Iterable[MissingCall]) -> bool:
         """Whether an attempt that missed these can go on now."""
         return all(
-            p.base_url in self.replay.realtime_bases
+            p.target.base_url in self.replay.realtime_bases
             or p.owner in self.replay.urgent
             or self.replay.has(p.key, p.owner)
             for p in missing_calls
@@ -327,12 +330,10 @@ class Run:
                 missing call goes there.
         """
         provider = providers.by_job_id(job_id)
-        pending = next((p for p in missing_calls if p.provider == provider.name), None)
+        pending = next((p for p in missing_calls if p.target.provider == provider.name), None)
         if pending is None:
             raise ConfigurationError(f"{job_id}: no call waits for an answer of {provider.name}")
-        self.batcher.attach(
-            job_id, pending.credentials, pending.base_url, endpoint=pending.endpoint
-        )
+        self.batcher.attach(job_id, pending.target)
 
     def paid_for(self, pending: MissingCall) -> bool:
         """Whether a missing call is answered by now, or part of a running job."""
@@ -354,8 +355,8 @@ class Run:
             self._notify(Event("changed", message=line))
 
     def _has_batch_api(self, pending: MissingCall) -> bool:
-        if not (has_one := self.hosts.has_batch_api(pending)):
-            self.replay.realtime_bases.add(pending.base_url)
+        if not (has_one := self.hosts.has_batch_api(pending.target)):
+            self.replay.realtime_bases.add(pending.target.base_url)
         return has_one
 
     # ---- what outlives the run
@@ -377,7 +378,8 @@ class Run:
     def bought(self, missing_calls: Iterable[MissingCall], realtime_bases: Iterable[str]) -> None:
         """Take note of a wave that another process bought for this one's tests."""
         self.replay.realtime_bases.update(realtime_bases)
-        self._note_waiting(p for p in missing_calls if p.base_url not in self.replay.realtime_bases)
+        without = self.replay.realtime_bases
+        self._note_waiting(p for p in missing_calls if p.target.base_url not in without)
         self.store.refresh()
 
     def save(self, *, goes_on: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Container
 
 from pytest_langasync.cache.store import Store
 from pytest_langasync.costs.ledger import UNUSED, Ledger
-from pytest_langasync.models import Request
+from pytest_langasync.models import Request, Target
 
 __all__ = ["enter_unused"]
 
@@ -19,6 +19,7 @@ def enter_unused(ledger: Ledger, store: Store, used: Container[str]) -> None:
         if answer is not None and stored is not None:
             meta = stored.meta
             body = stored.body() or {"model": meta.model}
-            request = Request(meta.provider, meta.base_url, meta.endpoint, body, meta.headers)
+            target = Target(meta.provider, meta.base_url, meta.endpoint, meta.headers)
+            request = Request(target, body)
             owner = stored.owner if stored.owner in tests else UNUSED
             ledger.unused(owner, key, request, answer)

@@ -1,15 +1,15 @@
-"""Which attempt a call belongs to, and whether its siblings have all been heard.
+"""Threads, pools and tasks of an attempt: all that they can ask without waiting is asked together.
 
-A *strand* is one line of execution inside an attempt: the attempt itself, a thread, one work item
-of a thread pool, one asyncio task. Strands answer three questions about a call:
+Every call of an attempt that has no answer yet is bought in one wave, and a wave may last a day. So
+an attempt must not end with its first park: its siblings (``chain.batch``, ``asyncio.gather``) have
+to make their own calls in the same attempt. While installed, the ``ConcurrencyTracker`` patches
+threads, thread pools and event loops for that:
 
-* whose is it (see ``lineage``)?
-* is it speculative? What a strand asks after it was parked is built on garbage.
-* did it depend on an answer that is new in this attempt? Only then may it be new itself.
-
-For asyncio they also bring all siblings into one wave: a call waits until no further call arrives
-before it parks (``hold``), and a loop whose main coroutine ended parked goes on until the tasks it
-left behind have made their own calls (``settle``).
+* a new thread, work item or task gets a call context of its own (see ``context``);
+* work items keep their turn although one of them was parked, and the pool is being shut down;
+* in an event loop, a call waits until no further call arrives before it parks (``hold``), and a
+  loop whose main coroutine ended parked goes on until the tasks that it left behind have made
+  their own calls (``settle``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from pytest_langasync.interception.context import (
     ContextTracker,
     caller_here,
     current_task,
-    item_here,
 )
 
 __all__ = ["ConcurrencyTracker"]
@@ -48,7 +47,7 @@ STUCK = 5.0
 
 
 class ConcurrencyTracker:
-    """Tracks strands while installed; everything it patches is undone by ``uninstall``."""
+    """Follows the contexts of an attempt while installed; ``uninstall`` undoes every patch."""
 
     def __init__(self, parked_type: type[BaseException]) -> None:
         self._parked_type = parked_type
@@ -81,7 +80,7 @@ class ConcurrencyTracker:
             self._entered += 1
 
     def current(self) -> CallContext | None:
-        """Return the strand that is running now, or None outside of every attempt."""
+        """Return the context of what is running now, or None outside of every attempt."""
         return self._contexts.current() if os.getpid() == self._process else None
 
     def forked(self) -> bool:
@@ -140,9 +139,9 @@ class ConcurrencyTracker:
 
     def _root(self, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
         caller, top = self._tasks.get(task), task
-        by_strand = {self._tasks.get(other): other for other in asyncio.all_tasks()}
+        by_context = {self._tasks.get(other): other for other in asyncio.all_tasks()}
         while caller is not None:
-            top = by_strand.get(caller, top)
+            top = by_context.get(caller, top)
             caller = caller.parent
         return top
 
@@ -268,16 +267,17 @@ class ConcurrencyTracker:
         def submit(pool: ThreadPoolExecutor, fn: Callable[..., Any], /, *a: Any, **k: Any) -> Any:
             caller = self.current()
             child = CallContext(caller.attempt, caller) if caller is not None else None
+            thread = self._contexts.thread
 
             @functools.wraps(fn, updated=())
             def bound(*args: Any, **kwargs: Any) -> Any:
-                previous, item_here.caller = getattr(item_here, "strand", None), child
+                previous, thread.item = thread.item, child
                 token = caller_here.set(child)
                 try:
                     return fn(*args, **kwargs)
                 finally:
                     caller_here.reset(token)
-                    item_here.caller = previous
+                    thread.item = previous
 
             future = original(pool, bound, *a, **k)
             if caller is not None:

@@ -1,9 +1,19 @@
-"""Whose call is it: strands, and the attempts that they belong to.
+"""Whose call is it: call contexts, and the attempts that they belong to.
 
-A context variable carries the strand along, as far as contexts are copied. A thread that outlives
-its attempt so keeps that attempt's strand. What runs beneath an attempt in the attempt's own thread
-is its own, even in a context older than it: ``IsolatedAsyncioTestCase`` copies the context when its
-instance is made, which is when the test is collected.
+A *call context* is one line of execution inside an attempt: the attempt itself, a thread, one work
+item of a thread pool, one asyncio task. Contexts form a tree, and answer three questions about a
+call:
+
+* whose is it? A context variable says so wherever Python copies contexts, so that a thread that
+  outlives its attempt still belongs to it.
+* is it speculative? What a context asks after it was parked is built on an answer that it never
+  got.
+* did it depend on an answer that is new in this attempt? Only then may the call itself be new.
+
+Where no context was copied, the thread tells: what runs beneath an attempt in the attempt's own
+thread belongs to it, even in a context older than it. ``IsolatedAsyncioTestCase`` copies the
+context when its instance is made, which is when the test is collected (noticed by
+``test_contexts_older_than_the_attempt``).
 """
 
 from __future__ import annotations
@@ -16,18 +26,19 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["CallContext", "ContextTracker", "caller_here", "current_task", "item_here"]
+__all__ = ["CallContext", "ContextTracker", "caller_here", "current_task", "running_loop"]
 
 T = TypeVar("T")
 caller_here: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar(
     "langasync", default=None
 )
-item_here = threading.local()
-"""``strand`` is that of the work item that a pool's thread is busy with."""
 
 
 class CallContext:
-    """One line of execution; ``attempt`` is whatever the engine put there."""
+    """One line of execution; ``attempt`` is whatever the engine put there.
+
+    ``task`` says that it is an asyncio task, and not a thread or a work item.
+    """
 
     __slots__ = ("__weakref__", "attempt", "has_new_answers", "parent", "parked", "task")
 
@@ -41,7 +52,7 @@ class CallContext:
         self.has_new_answers: bool = parent.has_new_answers if parent else False
 
     def park(self) -> None:
-        """Note a park. Tasks hand it up to those who await them; threads do not, because whoever
+        """Note a park. A task hands it up to the context that awaits it. A thread does not: whoever
         fills a pool goes on filling it while the first work items park."""
         caller: CallContext | None = self
         while caller is not None:
@@ -49,42 +60,56 @@ class CallContext:
             caller = caller.parent if caller.task else None
 
     def note_new_answer(self) -> None:
-        """Note that an answer new in this attempt has reached this strand, and so its ancestors."""
+        """Note that an answer new in this attempt reached this context, and its ancestors."""
         caller: CallContext | None = self
         while caller is not None and not caller.has_new_answers:
             caller.has_new_answers = True
             caller = caller.parent
 
 
+class _Thread(threading.local):
+    """What a thread is busy with."""
+
+    item: CallContext | None = None
+    """The context of the thread pool's work item that runs in it."""
+
+    def __init__(self) -> None:
+        self.attempts: dict[CallContext, asyncio.AbstractEventLoop | None] = {}
+        """The first context of each attempt begun in it, and the loop that ran there then."""
+
+
 class ContextTracker:
-    """Knows the strand of what is running; ``tasks`` holds those of asyncio's tasks."""
+    """Knows the context of what is running.
+
+    ``tasks`` holds those of asyncio's tasks, ``thread`` what the running thread is busy with.
+    """
 
     def __init__(self) -> None:
         self.tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], CallContext] = (
             weakref.WeakKeyDictionary()
         )
-        self._here = threading.local()
+        self.thread = _Thread()
 
     @contextlib.contextmanager
     def attempting(self, attempt: Any) -> Iterator[None]:
-        """Begin the first strand of an attempt."""
-        root, running = CallContext(attempt), self._here.__dict__.setdefault("running", {})
-        running[root] = running_loop()
+        """Begin the first context of an attempt."""
+        root, attempts = CallContext(attempt), self.thread.attempts
+        attempts[root] = running_loop()
         token = caller_here.set(root)
         try:
             yield
         finally:
             caller_here.reset(token)
-            del running[root]
+            del attempts[root]
 
     def current(self) -> CallContext | None:
-        """Return the strand that is running now, or None outside of every attempt."""
+        """Return the context of what is running now, or None outside of every attempt."""
         inherited, beneath, task = caller_here.get(), self._begun_in_this_thread(), current_task()
         if task is not None:
             parent = inherited or beneath
             return self.tasks.get(task) or (self.adopt(task, parent) if parent else None)
-        item: CallContext | None = getattr(item_here, "strand", None)
-        # Frameworks run a pool's work item in a copy of the submitter's context.
+        item = self.thread.item
+        # LangChain and others run a pool's work item in a copy of the submitter's context.
         if item is not None and (
             inherited is None or item.parent is inherited or item.attempt is not inherited.attempt
         ):
@@ -128,9 +153,9 @@ class ContextTracker:
 
         None in the event loop that an attempt was begun in: others may share that.
         """
-        running: dict[CallContext, Any] = getattr(self._here, "running", {})
-        root, loop = next(reversed(running), None), running_loop()
-        return root if root is not None and (loop is None or running[root] is not loop) else None
+        attempts = self.thread.attempts
+        root, loop = next(reversed(attempts), None), running_loop()
+        return root if root is not None and (loop is None or attempts[root] is not loop) else None
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

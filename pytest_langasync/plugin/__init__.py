@@ -1,7 +1,7 @@
 """pytest, and nothing else knows pytest. This module holds the hooks of every run.
 
 ``session`` runs attempts of marked tests and ``waves`` runs parked ones again; both are registered
-only while batch mode is on. ``scored`` serves the fixtures ``langasync`` and ``scored`` in every
+only while batch mode is on. ``scores`` serves the fixtures ``langasync`` and ``scored`` in every
 run. Nothing here imports an SDK or an HTTP library: with the flag absent the plugin costs nothing.
 
 * In: pytest's hooks, options and marks.
@@ -22,7 +22,7 @@ from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.plugin import hookspecs
 
 if TYPE_CHECKING:
-    from pytest_langasync.plugin.scored import Langasync, Scored
+    from pytest_langasync.plugin.scores import Langasync, Scored
     from pytest_langasync.scoring.cases import Case
 
 SETTINGS_KEY = pytest.StashKey[Settings]()
@@ -92,12 +92,17 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     from pytest_langasync.plugin.terminal import Reporter
 
-    reporter = Reporter(config, settings)
+    invitation = None
     worker = hasattr(config, "workerinput")
+    if worker:
+        from pytest_langasync.plugin.xdist_messages import WORKERINPUT, Invitation
+
+        invitation = Invitation.model_validate(vars(config)["workerinput"][WORKERINPUT])
+    reporter = Reporter(config, settings, invitation.started_at if invitation else None)
     if not worker and not config.option.collectonly:
         from pytest_langasync.plugin.run_record import RunRecorder
 
-        config.pluginmanager.register(RunRecorder(config, settings, reporter), "langasync-account")
+        config.pluginmanager.register(RunRecorder(config, settings, reporter), "langasync-record")
     config.pluginmanager.register(reporter, "langasync-reporter")
     if distributed and not config.option.collectonly:
         from pytest_langasync.plugin.xdist_controller import ControllerSession
@@ -107,13 +112,14 @@ def pytest_configure(config: pytest.Config) -> None:
     elif not config.option.collectonly:
         from pytest_langasync.plugin.session import Session
 
-        config.pluginmanager.register(Session(config, settings, reporter), "langasync-session")
+        session = Session(config, settings, reporter, invitation)
+        config.pluginmanager.register(session, "langasync-session")
 
 
 def _score(config: pytest.Config) -> None:
     """Register what adds scores up."""
     if not config.pluginmanager.has_plugin("langasync-evals"):
-        from pytest_langasync.plugin.scored import Scores
+        from pytest_langasync.plugin.scores import Scores
 
         config.pluginmanager.register(Scores(config, config.stash[SETTINGS_KEY]), "langasync-evals")
 
@@ -123,7 +129,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = list(metafunc.definition.iter_markers("langasync"))
     if marks or "langasync_case" in metafunc.fixturenames:
         from pytest_langasync.plugin.marker import MarkerOptions
-        from pytest_langasync.plugin.scored import generate
+        from pytest_langasync.plugin.scores import generate
 
         try:
             generate(metafunc, MarkerOptions.merged(marks))
@@ -149,7 +155,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _mark(item: pytest.Item) -> None:
     """Note on a test what its marker says."""
     from pytest_langasync.plugin.marker import MarkerOptions
-    from pytest_langasync.plugin.scored import EVAL_KEY
+    from pytest_langasync.plugin.scores import EVAL_KEY
 
     try:
         options = MarkerOptions.merged(item.iter_markers("langasync"))
@@ -171,7 +177,7 @@ def _mark(item: pytest.Item) -> None:
 @pytest.fixture
 def langasync(request: pytest.FixtureRequest) -> Langasync:
     """The test's own view of its run: ``attempt``, ``score(…)``, ``calls``, ``cost``."""
-    from pytest_langasync.plugin.scored import open_record
+    from pytest_langasync.plugin.scores import open_record
 
     return open_record(request)
 
@@ -192,6 +198,6 @@ def langasync_case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture
 def scored(request: pytest.FixtureRequest, langasync: Langasync, langasync_case: Case) -> Scored:
     """One case, run through the marker's ``chain`` and scored by its ``scorer``."""
-    from pytest_langasync.plugin.scored import run_case
+    from pytest_langasync.plugin.scores import run_case
 
     return run_case(request, langasync, langasync_case)

@@ -38,7 +38,7 @@ def pytest_langasync_score(item: pytest.Item, name: str, value: Any, reason: str
 def pytest_langasync_run_finished(config: pytest.Config, run: Mapping[str, Any]) -> None:
     """Learn what a run in batch mode did and cost, once it is over.
 
-    Called once per run, after its account was kept and its reports were written.
+    Called once per run, after its record was kept and its reports were written.
 
     Args:
         config: of the run.

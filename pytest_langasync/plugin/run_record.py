@@ -1,6 +1,6 @@
-"""The account of a run: compared with an earlier one, kept in the cache, written as reports.
+"""The record of a run: compared with an earlier one, kept in the cache, written as reports.
 
-Registered in the one process that sees the whole run. Strings come from ``report/``.
+Registered in the one process that sees the whole run. Strings come from ``reporting``.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class RunRecorder:
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
-        """Compare before the exit status is settled; keep and write the account after that."""
+        """Compare before the exit status is settled; keep and write the record after that."""
         self._compare(session)
         yield
         if self.settings.estimate or session.exitstatus == pytest.ExitCode.USAGE_ERROR:
@@ -182,7 +182,7 @@ class RunRecorder:
             try:
                 self.store.write_run(self.name, jsonfile.without_calls(run))
             except CacheError as error:
-                self.reporter.troubles.append(str(error))
+                self.reporter.trouble(str(error))
 
     def _write(self, name: str, run: Mapping[str, Any]) -> None:
         path, error = self._place(name), ""
@@ -228,4 +228,4 @@ class RunRecorder:
             with path.open("a", encoding="utf-8") as file:
                 file.write(markdown(run))
         except OSError as error:
-            self.reporter.troubles.append(f"{STEP_SUMMARY}: {error}")
+            self.reporter.trouble(f"{STEP_SUMMARY}: {error}")

@@ -17,9 +17,10 @@ from pytest_langasync.exceptions import CacheError, ConfigurationError
 from pytest_langasync.plugin.marker import MarkerOptions
 from pytest_langasync.plugin.parked_fixtures import Parked, ParkedFixtures, UnmarkedTest
 from pytest_langasync.plugin.report_buffer import ReportBuffer, report_outcome
-from pytest_langasync.plugin.terminal import INVITATION, Reporter
+from pytest_langasync.plugin.terminal import Reporter
 from pytest_langasync.plugin.waves import Waves
 from pytest_langasync.plugin.xdist_link import WorkerLink
+from pytest_langasync.plugin.xdist_messages import Invitation
 
 __all__ = ["OPTIONS_KEY", "Session"]
 
@@ -31,11 +32,16 @@ ATTEMPT_KEY = pytest.StashKey[int]()
 class Session:
     """The plugin object of an active run, registered only then."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        settings: Settings,
+        reporter: Reporter,
+        invitation: Invitation | None = None,
+    ) -> None:
         self.config = config
         self.settings = settings
         self.reporter = reporter
-        invitation = getattr(config, "workerinput", {}).get(INVITATION)
         self.engine = Run(
             settings,
             notify=reporter.event,
@@ -45,15 +51,21 @@ class Session:
                 request=request
             ),
             started_at=reporter.started_at,
-            local_url=invitation["sandbox"] if invitation else "",
+            local_url=invitation.sandbox if invitation else "",
         )
         self.worker: WorkerLink | None = None
         if invitation:
-            self.worker = WorkerLink(invitation, self.engine.store, self.engine.bought)
+            self.worker = WorkerLink(
+                invitation,
+                self.engine.store,
+                bought=self.engine.bought,
+                failed=lambda: self._pytest_session.testsfailed,
+                refused=lambda: self.engine.refused,
+            )
             self.engine.allow = self.worker.allow
         self.attempt: Attempt | None = None
-        self._bystander: UnmarkedTest | None = None
-        self._poison = ParkedFixtures()
+        self._unmarked: UnmarkedTest | None = None
+        self._parked_fixtures = ParkedFixtures()
         self.waves = Waves(config, settings, reporter, self.engine, self.worker)
 
     # ---- the session
@@ -65,9 +77,7 @@ class Session:
         except (ConfigurationError, CacheError) as error:
             raise pytest.UsageError(str(error)) from None
         self.buffer = ReportBuffer(session)
-        if self.worker is not None:
-            self.worker.failed = lambda: session.testsfailed
-            self.worker.refused = lambda: self.engine.refused
+        self._pytest_session = session
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
@@ -101,10 +111,10 @@ class Session:
             result = yield
             if session.shouldfail or session.shouldstop:  # a worker of xdist's does not raise
                 raise session.Interrupted("stopped")
-            self.waves.run(session, before_pass=self._poison.clear)
+            self.waves.run(session, before_pass=self._parked_fixtures.clear)
             return result
         except (session.Failed, KeyboardInterrupt, pytest.exit.Exception) as stop:
-            self.reporter.left = len(self.waves.queue)  # Interrupted is a KeyboardInterrupt
+            self.reporter.stopped(len(self.waves.queue))  # Interrupted is a KeyboardInterrupt
             if self.worker is not None and not isinstance(stop, pytest.exit.Exception):
                 return True  # to raise here would look like Ctrl-C in the worker
             raise
@@ -112,7 +122,7 @@ class Session:
             try:
                 self.engine.save(goes_on=True)
             except CacheError as error:
-                self.reporter.troubles.append(str(error))
+                self.reporter.trouble(str(error))
 
     # ---- one attempt
 
@@ -120,7 +130,7 @@ class Session:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         options = item.stash.get(OPTIONS_KEY, None)
         if options is None:
-            return (yield from self._stand_by(item))
+            return (yield from self._run_unmarked(item))
         entry = self.waves.entry(item)
         item.stash[ATTEMPT_KEY] = entry.attempts
         self.buffer.hold(item)
@@ -154,11 +164,11 @@ class Session:
             finally:
                 self.attempt = None
 
-    def _stand_by(self, item: pytest.Item) -> Generator[None, object, object]:
+    def _run_unmarked(self, item: pytest.Item) -> Generator[None, object, object]:
         """Run an unmarked test; one that shares a parked fixture has to wait with the others."""
-        if not self._poison:
+        if not self._parked_fixtures:
             return (yield)
-        self._bystander = bystander = UnmarkedTest()
+        self._unmarked = unmarked = UnmarkedTest()
         self.buffer.hold(item)
         try:
             result = yield
@@ -166,12 +176,12 @@ class Session:
             self.buffer.release()
             raise
         finally:
-            self._bystander = None
-        if bystander.missing is None:
+            self._unmarked = None
+        if unmarked.missing is None:
             self.buffer.release()
         else:
             self.buffer.discard()
-            self.waves.park(self.waves.entry(item), bystander.missing)
+            self.waves.park(self.waves.entry(item), unmarked.missing)
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -204,12 +214,12 @@ class Session:
 
     def _is_parked(self, item: pytest.Item, exception: BaseException | None) -> bool:
         if self.attempt is None:
-            bystander = self._bystander
-            if bystander is not None and bystander.missing is None:
-                bystander.missing = self._poison.reached(item, exception)
-            return bystander is not None and bystander.missing is not None
+            unmarked = self._unmarked
+            if unmarked is not None and unmarked.missing is None:
+                unmarked.missing = self._parked_fixtures.reached(item, exception)
+            return unmarked is not None and unmarked.missing is not None
         if not self.attempt.parked:
-            missing = self._poison.reached(item, exception)
+            missing = self._parked_fixtures.reached(item, exception)
             if missing is None and exception is not None and self.engine.lacks_key(exception):
                 missing = []
             if missing is not None:
@@ -234,7 +244,9 @@ class Session:
         if self.attempt is None:
             return (yield)
         concurrency = self.engine.concurrency
-        return (yield from self._poison.set_up(fixturedef, request, self.attempt, concurrency))
+        return (
+            yield from self._parked_fixtures.set_up(fixturedef, request, self.attempt, concurrency)
+        )
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -268,7 +280,7 @@ class Session:
         if difference is None or self.engine.first_time(attempt, difference.owner):
             return False
         text = differences.difference(difference.stored, difference.asked)
-        self.reporter.not_reproducible.append(item.nodeid)
+        self.reporter.strayed(item.nodeid)
         self.engine.give_up(attempt)
         message = (
             f"{difference.owner} is not reproducible: attempt {attempt.number} asked for something "

@@ -1,13 +1,13 @@
 """What the person sees under pytest: progress, letters, summary, exit status, report file.
 
 Registered in every active process; xdist workers have no terminal and hand their books to the
-controller. Strings come from ``report/``; this module only carries them to pytest's terminal.
+controller. Strings come from ``reporting``; this module only carries them to pytest's terminal.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +21,7 @@ from pytest_langasync.models import Answer, Call, Event, Job, MissingCall
 
 if TYPE_CHECKING:
     from pytest_langasync.engine.run import Run
+    from pytest_langasync.plugin.xdist_messages import WorkerBooks
     from pytest_langasync.reporting.progress import Gathering, Progress
     from pytest_langasync.reporting.terminal import Line
 
@@ -31,18 +32,20 @@ LONGEST_FAILURE = 2_000
 
 EX_TEMPFAIL = 75
 """Exit status when nothing failed but tests are still waiting (``sysexits.h``: try again later)."""
-INVITATION = "langasync"
-"""Where an xdist worker finds what it needs to know about the process that buys for it."""
 
 
 class Reporter:
-    """Collects what the session did and shows it."""
+    """Collects what the session did and shows it.
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+    ``started_at`` is now unless the run began in another process (seconds since the epoch).
+    """
+
+    def __init__(
+        self, config: pytest.Config, settings: Settings, started_at: float | None = None
+    ) -> None:
         self.config = config
         self.settings = settings
-        invitation = getattr(config, "workerinput", {}).get(INVITATION)
-        self.started_at: float = invitation["started_at"] if invitation else time.time()
+        self.started_at = time.time() if started_at is None else started_at
         self.ledger = Ledger(self.started_at, PriceBook())
         self.deferred: dict[str, str] = {}
         self.verdicts: dict[str, str] = {}
@@ -52,12 +55,11 @@ class Reporter:
         self.troubles: list[str] = []
         self.not_reproducible: list[str] = []
         self.estimates: Sequence[tuple[MissingCall, Estimate]] = ()
-        self.interrupted: Sequence[Job] = ()
-        self.left = 0
-        self.unseen = ""
+        self._interrupted: Sequence[Job] = ()
+        self._left = 0
+        self._unseen = ""
         """The job to resume, where nobody had to look for it and the cache does not know it."""
-        self.broken = False
-        """Whether a worker of a distributed run died or failed."""
+        self._broken = False
         self._progress: Progress | None = None
         self._gathering: Gathering | None = None
         self._session: pytest.Session | None = None
@@ -127,32 +129,59 @@ class Reporter:
 
         return failure_section(calls, started_at=self.started_at, now=time.time())
 
+    # ---- what ends a run early, or goes wrong in it
+
+    def trouble(self, text: str) -> None:
+        """Tell of something that went wrong, once, at the end."""
+        if text not in self.troubles:
+            self.troubles.append(text)
+
+    def stopped(self, parked: int) -> None:
+        """Note that the run stops while this many tests are parked."""
+        self._left = parked
+
+    def interrupted(self, jobs: Sequence[Job]) -> None:
+        """Note which jobs go on at the providers after Ctrl-C."""
+        self._interrupted = jobs
+
+    def worker_lost(self) -> None:
+        """Note that a worker of a distributed run died or failed: the run cannot be green."""
+        self._broken = True
+
+    def strayed(self, nodeid: str) -> None:
+        """Note a test that is not reproducible."""
+        self.not_reproducible.append(nodeid)
+
     # ---- the end of the session
 
     def finish(self, engine: Run) -> None:
         """Take over the engine's books."""
         engine.settle_books()
-        self.troubles += [p for p in engine.store.problems if p not in self.troubles]
+        for problem in engine.store.problems:
+            self.trouble(problem)
         self.ledger = engine.ledger
         job_id = self.settings.resume
-        if job_id not in ("", "last") and not (self.left or engine.store.job(job_id)):
-            self.unseen = job_id
+        if job_id not in ("", "last") and not (self._left or engine.store.job(job_id)):
+            self._unseen = job_id
 
-    def books(self, engine: Run) -> dict[str, Any]:
-        """Return a worker's part of the books as JSON values: what ``absorb`` takes."""
-        return {
+    def books(self, engine: Run) -> WorkerBooks:
+        """Return a worker's part of the books: what ``absorb`` takes."""
+        from pytest_langasync.plugin.xdist_messages import WorkerBooks
+
+        return WorkerBooks(
             **engine.books(),
-            "troubles": [*self.troubles, *engine.store.problems],
-            "strayed": self.not_reproducible,
-            "left": self.left,
-        }
+            troubles=[*self.troubles, *engine.store.problems],
+            not_reproducible=self.not_reproducible,
+            left=self._left,
+        )
 
-    def absorb(self, books: Mapping[str, Any], engine: Run) -> None:
+    def absorb(self, books: WorkerBooks, engine: Run) -> None:
         """Enter a worker's books here."""
-        engine.absorb(books)
-        self.troubles += [line for line in books["troubles"] if line not in self.troubles]
-        self.not_reproducible += books["strayed"]
-        self.left += books["left"]
+        engine.absorb({"ledger": books.ledger, "used": books.used})
+        for trouble in books.troubles:
+            self.trouble(trouble)
+        self.not_reproducible += books.not_reproducible
+        self._left += books.left
 
     def estimated(self, estimates: Sequence[tuple[MissingCall, Estimate]]) -> None:
         """Keep what the missing calls would cost for the summary."""
@@ -199,12 +228,12 @@ class Reporter:
             if lf is not None and getattr(lf, "lastfailed", None) is not None:
                 lf.lastfailed[nodeid] = True
         if session.exitstatus in (pytest.ExitCode.OK, EX_TEMPFAIL):
-            if self.broken:
+            if self._broken:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
             elif self.deferred:
                 session.exitstatus = EX_TEMPFAIL
         whole = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        stopped = self.left or session.shouldfail or session.shouldstop
+        stopped = self._left or session.shouldfail or session.shouldstop
         if whole and not (self.deferred or stopped or hasattr(self.config, "workeroutput")):
             settings = self.settings
             end_run(
@@ -247,7 +276,7 @@ class Reporter:
 
         groups: dict[tuple[str, str], list[Estimate]] = {}
         for pending, estimate in self.estimates:
-            groups.setdefault((pending.provider, pending.model), []).append(estimate)
+            groups.setdefault((pending.target.provider, pending.model), []).append(estimate)
         return {name: add_estimates(group) for name, group in groups.items()}
 
     def _notes(self, exitstatus: int) -> Iterable[str]:
@@ -261,13 +290,13 @@ class Reporter:
             )
         for nodeid in self.not_reproducible:
             yield f"not reproducible: {nodeid}"
-        if self.left:
-            were = "1 test was" if self.left == 1 else f"{self.left:,} tests were"
+        if self._left:
+            were = "1 test was" if self._left == 1 else f"{self._left:,} tests were"
             yield f"stopped: {were} still parked; nothing more was sent"
-        if self.unseen and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-            yield f"--langasync-resume={self.unseen}: not looked at: no test waits for an answer"
-        if self.interrupted:
-            yield from interrupted_lines(self.interrupted)
+        if self._unseen and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            yield f"--langasync-resume={self._unseen}: not looked at: no test waits for an answer"
+        if self._interrupted:
+            yield from interrupted_lines(self._interrupted)
         if self.deferred:
             yield from self._deferred_lines(exitstatus)
 
@@ -286,10 +315,10 @@ class Reporter:
             if len(reasons) > 5:
                 yield f"  … and {len(reasons) - 5} more reasons (-rs shows each)"
         sends = not (self.settings.offline or self.settings.estimate)
-        if sends and not (self.interrupted or self.config.getoption("setuponly", False)):
+        if sends and not (self._interrupted or self.config.getoption("setuponly", False)):
             yield "run the same command again to collect them"
 
-    # ---- for the account
+    # ---- for the record
 
     def tests(self) -> dict[str, dict[str, Any]]:
         """Return each test's verdict and scores by node ID."""

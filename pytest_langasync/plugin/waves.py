@@ -89,11 +89,11 @@ class Waves:
             self._defer(str(error))
             raise pytest.UsageError(str(error)) from None
         except (ProviderError, CacheError) as error:
-            self.reporter.troubles.append(str(error))
+            self.reporter.trouble(str(error))
         except session.Interrupted:
             raise
         except KeyboardInterrupt:
-            self.reporter.interrupted = self.engine.batcher.running
+            self.reporter.interrupted(self.engine.batcher.running)
             self._defer("interrupted")
             raise
         finally:

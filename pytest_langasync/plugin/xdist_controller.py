@@ -23,8 +23,9 @@ from pytest_langasync.exceptions import (
 )
 from pytest_langasync.models import MissingCall
 from pytest_langasync.plugin.parked_fixtures import Parked
-from pytest_langasync.plugin.terminal import INVITATION, Reporter
-from pytest_langasync.plugin.xdist_link import Controller, WaveReply, WorkerState
+from pytest_langasync.plugin.terminal import Reporter
+from pytest_langasync.plugin.xdist_link import Controller, WorkerState
+from pytest_langasync.plugin.xdist_messages import WORKERINPUT, WaveReply
 
 __all__ = ["ControllerSession"]
 
@@ -48,12 +49,12 @@ class ControllerSession:
             ),
             started_at=reporter.started_at,
         )
-        self.rounds = LaneBuyer(self.engine, settings, reporter.estimated)
+        self.buyer = LaneBuyer(self.engine, settings, reporter.estimated)
         self.controller: Controller | None = None
         self._refused = ""
         self._submitted = threading.Event()
         self._submitted.set()
-        self._parted: set[str] = set()
+        self._ended_workers: set[str] = set()
 
     # ---- the session
 
@@ -77,7 +78,7 @@ class ControllerSession:
         except KeyboardInterrupt as error:
             if type(error) is KeyboardInterrupt:  # pytest's own way to stop is derived from it
                 self._submitted.wait(SUBMISSION)
-                self.reporter.interrupted = self.engine.batcher.running
+                self.reporter.interrupted(self.engine.batcher.running)
             raise
         finally:
             if self.controller is not None:
@@ -94,14 +95,14 @@ class ControllerSession:
             return
         self.controller.close()
         for name in self.controller.names:
-            self._part(name)
+            self._worker_ended(name)
         self.reporter.finish(self.engine)
 
     def pytest_unconfigure(self) -> None:
         self.engine.close()
 
     def pytest_internalerror(self) -> None:
-        self.reporter.broken = True
+        self.reporter.worker_lost()
 
     # ---- workers come and go
 
@@ -109,47 +110,48 @@ class ControllerSession:
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker whom to call."""
         assert self.controller is not None
-        node.workerinput[INVITATION] = {
-            **self.controller.invite(node.gateway.id),
-            "started_at": self.reporter.started_at,
-            "sandbox": self.engine.hosts.local_url,
-        }
+        invitation = self.controller.invite(
+            node.gateway.id,
+            started_at=self.reporter.started_at,
+            sandbox=self.engine.hosts.local_url,
+        )
+        node.workerinput[WORKERINPUT] = invitation.model_dump()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object | None) -> None:
         """Take over a worker's books; tests that died with it are reported by this process."""
-        member = self._part(node.gateway.id)
-        if member is not None and member.books is None:
-            self.reporter.broken = True
-            self._report_lost_tests(node, member)
+        worker = self._worker_ended(node.gateway.id)
+        if worker is not None and worker.books is None:
+            self.reporter.worker_lost()
+            self._report_lost_tests(node, worker)
         elif error:
-            self.reporter.broken = True
+            self.reporter.worker_lost()
 
-    def _part(self, name: str) -> WorkerState | None:
-        if self.controller is None or name in self._parted:
+    def _worker_ended(self, name: str) -> WorkerState | None:
+        if self.controller is None or name in self._ended_workers:
             return None
-        self._parted.add(name)
-        member = self.controller.part(name)
-        if member is not None and member.books is not None:
-            self.reporter.absorb(member.books, self.engine)
-        return member
+        self._ended_workers.add(name)
+        worker = self.controller.worker_ended(name)
+        if worker is not None and worker.books is not None:
+            self.reporter.absorb(worker.books, self.engine)
+        return worker
 
-    def _report_lost_tests(self, node: Any, member: WorkerState) -> None:
+    def _report_lost_tests(self, node: Any, worker: WorkerState) -> None:
         judged = self.reporter.verdicts.keys() | self.reporter.deferred.keys()
-        for nodeid in sorted(member.parked - judged):
+        for nodeid in sorted(worker.parked - judged):
             path = nodeid.split("::")[0]
             report = pytest.TestReport(
                 nodeid=nodeid, location=(path, None, path), keywords={}, outcome="failed",
-                longrepr=f"worker {member.name!r} crashed while running {nodeid!r}", when="call",
+                longrepr=f"worker {worker.name!r} crashed while running {nodeid!r}", when="call",
             )  # fmt: skip
-            if nodeid != member.running:
-                reason = f"worker {member.name!r} crashed while this test waited"
+            if nodeid != worker.running:
+                reason = f"worker {worker.name!r} crashed while this test waited"
                 report.outcome, report.longrepr = "skipped", (path, 0, f"Skipped: {reason}")
                 vars(report)["langasync_deferred"] = reason
             vars(report)["node"] = node
             self.config.hook.pytest_runtest_logreport(report=report)
 
-    # ---- in the foreman's thread
+    # ---- in the controller's thread
 
     def _tick(self) -> None:
         self._submitted.set()
@@ -163,19 +165,19 @@ class ControllerSession:
         try:
             if refused:
                 raise ConfigurationError(refused)
-            bought = self.rounds.buy(missing)
+            bought = self.buyer.buy(missing)
         except ConfigurationError as error:
             self._refused = str(error)
             bought = WaveResult(over=True, why=str(error))
         except (ProviderError, CacheError) as error:
-            self.reporter.troubles.append(str(error))
+            self.reporter.trouble(str(error))
         except _EndedError:
             bought = WaveResult(over=True, stopped=True)
         finally:
             self._submitted.set()
             self.reporter.pause()
-        return WaveReply(bought, tuple(self.engine.replay.realtime_bases))
+        return WaveReply(result=bought, realtime_bases=tuple(self.engine.replay.realtime_bases))
 
 
 class _EndedError(LangasyncError):
-    """The run ends while the foreman waits for answers."""
+    """The run ends while the controller waits for answers."""

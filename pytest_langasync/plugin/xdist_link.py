@@ -1,47 +1,63 @@
-"""The processes of one distributed run: workers run the tests, the foreman buys for all of them.
+"""The processes of one distributed run: workers run the tests, the controller buys for all of them.
 
 They talk over a local connection that needs the run's own secret. What a worker misses, and the
-credentials to send it with, pass through it in memory; a worker that dies hangs up.
+credentials to send it with, pass through it in memory; a worker that dies hangs up. What they say
+is in ``xdist_messages``.
 """
 
 from __future__ import annotations
 
-import json
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from pytest_langasync.cache.store import Store
 from pytest_langasync.engine.buyer import WaveResult
 from pytest_langasync.exceptions import ConfigurationError, LangasyncError
-from pytest_langasync.models import Credentials, MissingCall, Request
+from pytest_langasync.models import MissingCall, Request
+from pytest_langasync.plugin.xdist_messages import (
+    Goodbye,
+    Hello,
+    Invitation,
+    MayISend,
+    Permission,
+    RunsAgain,
+    TestParked,
+    Waits,
+    Wanted,
+    WaveReply,
+    WorkerBooks,
+    WorkerMessage,
+    encode,
+    read,
+    read_worker_message,
+)
 
-__all__ = ["Controller", "WaveReply", "WorkerLink", "WorkerState"]
+__all__ = ["Controller", "WorkerLink", "WorkerState"]
 
+R = TypeVar("R", WaveReply, Permission)
 HANG_UP = 10.0
 """Seconds in which a worker that has ended must have hung up."""
-
-
-@dataclass(frozen=True)
-class WaveReply:
-    """The foreman's reply to a worker that waited."""
-
-    bought: WaveResult
-    realtime_bases: tuple[str, ...] = ()
-    """Base URLs without a batch API."""
+REPLACEMENT = 5.0
+"""Seconds in which xdist starts a worker in place of one that died, if it does: its tests are to be
+part of the same wave."""
+STOPPED = WaveReply(result=WaveResult(over=True, stopped=True))
 
 
 @dataclass
 class WorkerState:
-    """What the foreman knows of a worker."""
+    """What the controller knows of a worker."""
 
     name: str
-    line: Any = None
+    connection: Connection[Any, Any] | None = None
     reader: threading.Thread | None = None
     waiting: bool = False
     gone: bool = False
@@ -53,16 +69,24 @@ class WorkerState:
     """The parked test that it runs again."""
     parked: set[str] = field(default_factory=set)
     wanted: dict[str, MissingCall] = field(default_factory=dict)
-    books: Mapping[str, Any] | None = None
+    books: WorkerBooks | None = None
+
+    def send(self, message: BaseModel) -> None:
+        """Say something to the worker; one that hung up meanwhile is gone."""
+        try:
+            assert self.connection is not None
+            self.connection.send_bytes(encode(message))
+        except OSError:
+            self.gone = True
 
 
 class Controller:
     """Gathers what the workers miss, and buys it in one go once all of them wait.
 
     ``buy`` gets everything that is missing, each key once, and what keeps a worker from sending
-    anything, where something does; it is called in a thread of the foreman, as is ``allow``, which
-    raises when a call may not be sent in real time. ``maxfail`` is the number of failures after
-    which nothing more is bought; 0 is any number.
+    anything, where something does; it is called in a thread of the controller, as is ``allow``,
+    which raises when a call may not be sent in real time. ``maxfail`` is the number of failures
+    after which nothing more is bought; 0 is any number.
     """
 
     def __init__(
@@ -75,50 +99,58 @@ class Controller:
     ) -> None:
         self._store, self._buy, self._allow, self._maxfail = store, buy, allow, maxfail
         self._secret = secrets.token_hex(32)
-        self._listener = Listener(None, authkey=self._secret.encode())
-        self._members: dict[str, WorkerState] = {}
-        self._inbox: queue.SimpleQueue[tuple[WorkerState, dict[str, Any]] | None] = (
+        self._listener = _listen(self._secret.encode())
+        self._workers: dict[str, WorkerState] = {}
+        self._inbox: queue.SimpleQueue[tuple[WorkerState, MayISend | Waits] | None] = (
             queue.SimpleQueue()
         )
-        self._guard = threading.RLock()
+        self._lock = threading.RLock()
+        self._replacements_until: list[float] = []
+        """For each worker that died and was not replaced yet, how long one is waited for."""
         self._ended = threading.Event()
         self.error: BaseException | None = None
-        """What ended the foreman's own work, where something unforeseen did."""
+        """What ended the controller's own work, where something unforeseen did."""
         for work in (self._accept, self._serve):
             threading.Thread(target=work, daemon=True).start()
 
     # ---- for the front
 
-    def invite(self, name: str) -> dict[str, str]:
+    def invite(self, name: str, *, started_at: float, sandbox: str = "") -> Invitation:
         """Expect a worker; return what it needs to call."""
-        with self._guard:
-            self._members[name] = WorkerState(name)
-        return {"name": name, "address": str(self._listener.address), "secret": self._secret}
+        with self._lock:
+            self._workers[name] = WorkerState(name)
+            del self._replacements_until[:1]
+        return Invitation(
+            name=name,
+            address=self._listener.address,
+            secret=self._secret,
+            started_at=started_at,
+            sandbox=sandbox,
+        )
 
-    def part(self, name: str) -> WorkerState | None:
-        """Take leave of a worker that has ended or died; return what is known of it."""
-        with self._guard:
-            member = self._members.get(name)
-        if member is not None:
-            if member.reader is not None:
-                member.reader.join(HANG_UP)
-            member.gone = True
+    def worker_ended(self, name: str) -> WorkerState | None:
+        """Wait for the last message of a worker that has ended or died; return its state."""
+        with self._lock:
+            worker = self._workers.get(name)
+        if worker is not None:
+            if worker.reader is not None:
+                worker.reader.join(HANG_UP)
+            worker.gone = True
             self._inbox.put(None)
-        return member
+        return worker
 
     def stop(self) -> None:
         """Buy nothing more; workers that wait are sent on."""
         self._ended.set()
-        with self._guard:
-            for member in self._members.values():
-                if member.waiting:
-                    self._reply(member, WaveReply(WaveResult(over=True, stopped=True)))
+        with self._lock:
+            for worker in self._workers.values():
+                self._reply(worker, STOPPED)
 
     @property
     def names(self) -> list[str]:
         """Everybody who was invited."""
-        with self._guard:
-            return list(self._members)
+        with self._lock:
+            return list(self._workers)
 
     @property
     def ended(self) -> bool:
@@ -136,45 +168,49 @@ class Controller:
     def _accept(self) -> None:
         while not self.ended:
             try:
-                line = self._listener.accept()
-                name = json.loads(line.recv_bytes())["name"]
-            except (AuthenticationError, OSError, EOFError, ValueError, KeyError):
+                connection = self._listener.accept()
+                name = read(Hello, connection.recv_bytes()).name
+            except (AuthenticationError, OSError, EOFError, ValueError):
                 continue
-            with self._guard:
-                member = self._members.setdefault(name, WorkerState(name))
-                member.line = line
-                member.reader = threading.Thread(target=self._read, args=(member,), daemon=True)
-                member.reader.start()
+            with self._lock:
+                worker = self._workers.setdefault(name, WorkerState(name))
+                worker.connection = connection
+                worker.reader = threading.Thread(
+                    target=self._read, args=(worker, connection), daemon=True
+                )
+                worker.reader.start()
 
-    def _read(self, member: WorkerState) -> None:
+    def _read(self, worker: WorkerState, connection: Connection[Any, Any]) -> None:
         try:
             while True:
-                self._take(member, json.loads(member.line.recv_bytes()))
+                self._take(worker, read_worker_message(connection.recv_bytes()))
         except (OSError, EOFError):
-            member.gone = True
-            member.failed += member.books is None  # it died
+            if worker.books is None:  # it died
+                worker.failed += 1
+                with self._lock:
+                    self._replacements_until.append(time.monotonic() + REPLACEMENT)
+            worker.gone = True
             self._inbox.put(None)
         except BaseException as error:  # raised again by whoever leads the run
-            self.error, member.gone = error, True
+            self.error, worker.gone = error, True
             self.stop()
-            member.line.close()  # else it would wait for a reply for ever
+            connection.close()  # else it would wait for a reply for ever
 
-    def _take(self, member: WorkerState, message: dict[str, Any]) -> None:
-        match message["kind"]:
-            case "parked":
-                member.parked.add(message["test"])
-            case "running":
-                member.running = message["test"]
-            case "want":
-                pending = _pending(message["pending"])
-                self._store.spool(pending, message["body"])
-                member.wanted[pending.key] = pending
-            case "bye":
-                member.books = message["books"]
-                member.failed = message["failed"]
-                member.stopped = message["stopped"]
-            case _:
-                self._inbox.put((member, message))
+    def _take(self, worker: WorkerState, message: WorkerMessage) -> None:
+        match message:
+            case TestParked():
+                worker.parked.add(message.test)
+            case RunsAgain():
+                worker.running = message.test
+            case Wanted():
+                self._store.spool(message.missing, message.body)
+                worker.wanted[message.missing.key] = message.missing
+            case Goodbye():
+                worker.books = message.books
+                worker.failed = message.failed
+                worker.stopped = message.stopped
+            case MayISend() | Waits():
+                self._inbox.put((worker, message))
 
     def _serve(self) -> None:
         try:
@@ -185,90 +221,93 @@ class Controller:
 
     def _decide(self) -> None:
         while True:
-            item = self._inbox.get()
+            try:
+                item = self._inbox.get(timeout=self._replacement_time())
+            except queue.Empty:
+                item = None
             if item is not None:
-                member, message = item
-                if message["kind"] == "may":
-                    self._may(member, message)
+                worker, message = item
+                if isinstance(message, MayISend):
+                    worker.send(self._permission(message))
                     continue
-                member.waiting, member.running = True, ""
-                member.failed, member.refused = message["failed"], message["refused"]
-            with self._guard:
-                present = [member for member in self._members.values() if not member.gone]
-                waiting = [member for member in present if member.waiting]
+                worker.waiting, worker.running = True, ""
+                worker.failed, worker.refused = message.failed, message.refused
+            with self._lock:
+                present = [worker for worker in self._workers.values() if not worker.gone]
+                waiting = [worker for worker in present if worker.waiting]
             if self.ended:
                 self.stop()
                 if not present:
                     return
-            elif waiting and len(waiting) == len(present):
-                self._round(waiting)
+            elif waiting and len(waiting) == len(present) and self._replacement_time() is None:
+                self._buy_wave(waiting)
 
-    def _may(self, member: WorkerState, message: dict[str, Any]) -> None:
-        request = message["request"]
-        headers = tuple((name, value) for name, value in request.pop("headers"))
+    def _replacement_time(self) -> float | None:
+        """Return for how many seconds to wait for a worker in place of one that died, if at all."""
+        now = time.monotonic()
+        with self._lock:
+            self._replacements_until = [end for end in self._replacements_until if end > now]
+            return max(self._replacements_until) - now if self._replacements_until else None
+
+    def _permission(self, message: MayISend) -> Permission:
         try:
-            self._allow(message["key"], Request(**request, headers=headers))
+            self._allow(message.key, message.request)
         except LangasyncError as error:
-            self._send(member, {"error": str(error)})
-        else:
-            self._send(member, {"error": ""})
+            return Permission(error=str(error))
+        return Permission()
 
-    def _round(self, waiting: Sequence[WorkerState]) -> None:
-        members = list(self._members.values())
-        failed = sum(member.failed for member in members)
-        if any(member.stopped for member in members) or 0 < self._maxfail <= failed:
-            result = WaveReply(WaveResult(over=True, stopped=True))
+    def _buy_wave(self, waiting: Sequence[WorkerState]) -> None:
+        workers = list(self._workers.values())
+        failed = sum(worker.failed for worker in workers)
+        if any(worker.stopped for worker in workers) or 0 < self._maxfail <= failed:
+            reply = STOPPED
         else:
             missing: dict[str, MissingCall] = {}
-            for member in waiting:
-                missing |= member.wanted
-            refused = next((member.refused for member in waiting if member.refused), "")
-            result = self._buy(list(missing.values()), refused)
-        for member in waiting:
-            member.wanted.clear()
-            self._reply(member, result)
+            for worker in waiting:
+                missing |= worker.wanted
+            refused = next((worker.refused for worker in waiting if worker.refused), "")
+            reply = self._buy(list(missing.values()), refused)
+        for worker in waiting:
+            worker.wanted.clear()
+            self._reply(worker, reply)
 
-    def _reply(self, member: WorkerState, result: WaveReply) -> None:
-        with self._guard:
-            if member.waiting:
-                member.waiting = False
-                self._send(member, asdict(result))
-
-    def _send(self, member: WorkerState, message: Mapping[str, Any]) -> None:
-        try:
-            member.line.send_bytes(json.dumps(message).encode())
-        except OSError:
-            member.gone = True
+    def _reply(self, worker: WorkerState, reply: WaveReply) -> None:
+        with self._lock:
+            if worker.waiting:
+                worker.waiting = False
+                worker.send(reply)
 
 
 class WorkerLink:
-    """A worker's line to the foreman; itself a ``Buyer``.
+    """A worker's connection to the controller; itself a ``Buyer``.
 
-    ``bought`` is told of each round: what was missing, and which base URLs have no batch API.
+    ``bought`` is told of each wave: what was missing, and which base URLs have no batch API.
+    ``failed`` counts this worker's failed tests; ``refused`` says what keeps it from sending
+    anything, or nothing.
     """
 
     def __init__(
         self,
-        invitation: Mapping[str, str],
+        invitation: Invitation,
         store: Store,
+        *,
         bought: Callable[[Sequence[MissingCall], Iterable[str]], None],
+        failed: Callable[[], int],
+        refused: Callable[[], str],
     ) -> None:
-        """Call the foreman.
+        """Call the controller.
 
         Raises:
             ConfigurationError: it cannot be reached: it runs on another machine, or has ended.
         """
         self._store, self._bought = store, bought
-        self._guard = threading.RLock()
-        self.failed: Callable[[], int] = lambda: 0
-        """How many tests of this worker have failed."""
-        self.refused: Callable[[], str] = lambda: ""
-        """What keeps this worker from sending anything; empty where nothing does."""
+        self._failed, self._refused = failed, refused
+        self._lock = threading.RLock()
         try:
-            self._line: Connection[Any, Any] = Client(
-                invitation["address"], authkey=invitation["secret"].encode()
+            self._connection: Connection[Any, Any] = Client(
+                invitation.address, authkey=invitation.secret.encode()
             )
-            self._send({"name": invitation["name"]})
+            self._send(Hello(name=invitation.name))
         except (OSError, EOFError, AuthenticationError) as error:
             raise ConfigurationError(
                 f"this pytest-xdist worker cannot reach the process that buys for it ({error}); "
@@ -277,51 +316,54 @@ class WorkerLink:
 
     def parked(self, test: str) -> None:
         """Say that a test waits here, so that it is missed when this worker dies."""
-        self._send({"kind": "parked", "test": test})
+        self._send(TestParked(test=test))
 
     def running(self, test: str) -> None:
         """Say which parked test runs again."""
-        self._send({"kind": "running", "test": test})
+        self._send(RunsAgain(test=test))
 
     def buy(self, missing: Sequence[MissingCall]) -> WaveResult:
-        """Wait until all workers wait and the foreman has bought for them."""
-        for pending in missing:
-            plain = {**asdict(pending), "credentials": dict(pending.credentials.headers)}
-            body = self._store.spooled(pending.key)
-            self._send({"kind": "want", "pending": plain, "body": body})
-        reply = self._ask({"kind": "wait", "failed": self.failed(), "refused": self.refused()})
-        result = WaveResult(**reply["bought"])
-        if not result.over:
-            self._bought(missing, reply["realtime_bases"])
-        return result
+        """Wait until all workers wait and the controller has bought for them."""
+        for one in missing:
+            self._send(Wanted(missing=one, body=self._store.spooled(one.key)))
+        waits = Waits(failed=self._failed(), refused=self._refused())
+        reply = self._ask(waits, WaveReply)
+        if not reply.result.over:
+            self._bought(missing, reply.realtime_bases)
+        return reply.result
 
     def allow(self, key: str, request: Request) -> None:
         """Ask whether a call may be sent in real time. Raises ``ConfigurationError``."""
-        reply = self._ask({"kind": "may", "key": key, "request": asdict(request)})
-        if reply["error"]:
-            raise ConfigurationError(reply["error"])
+        permission = self._ask(MayISend(key=key, request=request), Permission)
+        if permission.error:
+            raise ConfigurationError(permission.error)
 
-    def leave(self, books: Mapping[str, Any], *, stopped: bool) -> None:
+    def leave(self, books: WorkerBooks, *, stopped: bool) -> None:
         """Hand over the books and hang up. ``stopped`` stops the whole run's buying."""
-        message = {"kind": "bye", "books": books, "failed": self.failed(), "stopped": stopped}
-        self._send(message)
-        self._line.close()
+        self._send(Goodbye(books=books, failed=self._failed(), stopped=stopped))
+        self._connection.close()
 
-    def _send(self, message: Mapping[str, Any]) -> None:
-        data = json.dumps(message).encode()
-        with self._guard:
-            self._line.send_bytes(data)
+    def _send(self, message: BaseModel) -> None:
+        data = encode(message)
+        with self._lock:
+            self._connection.send_bytes(data)
 
-    def _ask(self, message: Mapping[str, Any]) -> Any:
+    def _ask(self, message: BaseModel, kind: type[R]) -> R:
         try:
-            with self._guard:
+            with self._lock:
                 self._send(message)
-                return json.loads(self._line.recv_bytes())
+                return read(kind, self._connection.recv_bytes())
         except (EOFError, OSError):
             raise KeyboardInterrupt("the process that buys for this worker has ended") from None
 
 
-def _pending(plain: dict[str, Any]) -> MissingCall:
-    headers = tuple((name, value) for name, value in plain.pop("headers"))
-    credentials = Credentials(plain.pop("credentials"))
-    return MissingCall(**plain, headers=headers, credentials=credentials)
+def _listen(secret: bytes) -> Listener:
+    """Listen where only this machine can call.
+
+    A socket's path has about 100 characters at most, which a long TMPDIR exceeds; the loopback
+    address has no such limit.
+    """
+    try:
+        return Listener(None, authkey=secret)
+    except OSError:
+        return Listener(("127.0.0.1", 0), authkey=secret)

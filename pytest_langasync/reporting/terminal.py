@@ -123,7 +123,7 @@ def _described(
     asked, served = call.request.model, body.get("model")
     facts = [
         f"{asked} (served by {served})" if served and served != asked else asked,
-        call.request.endpoint,
+        call.request.target.endpoint,
         "" if answer.ok else f"status {answer.status}",
         answer.job_id,
         _SOURCES[source],

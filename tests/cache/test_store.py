@@ -29,12 +29,19 @@ from pytest_langasync.models import (
     MissingCall,
     Request,
     ResultRow,
+    Target,
     make_custom_id,
 )
 
 NONCE = "abcdefghijkl"
-NOBODY = Credentials({"authorization": "Bearer secret-key"})
 META = RequestMeta("openai", "https://api.openai.com/v1", "/chat/completions", (), "gpt-x")
+TARGET = Target(
+    META.provider,
+    META.base_url,
+    META.endpoint,
+    (),
+    Credentials({"authorization": "Bearer secret-key"}),
+)
 
 texts = st.text(st.characters(codec=None), max_size=20)
 json_values = st.recursive(
@@ -49,10 +56,7 @@ def key_of(number: int) -> str:
 
 
 def pending(number: int, owner: str = "t.py::test") -> MissingCall:
-    return MissingCall(
-        key_of(number), owner, 0, META.provider, META.base_url, META.endpoint, (), META.model, 10,
-        NOBODY,
-    )  # fmt: skip
+    return MissingCall(key_of(number), owner, 0, TARGET, META.model, 10)
 
 
 def job_of(job_id: str = "batch_1", *, created_at: float = 100.0, requests: int = 3) -> Job:
@@ -400,8 +404,7 @@ class Crash(BaseException):
 
 def call(number: int, text: str = "hi") -> Call:
     body = {"model": "m", "text": text, "n": number}
-    request = Request("openai", META.base_url, META.endpoint, body)
-    return Call(request, "t.py::test", 0, NOBODY)
+    return Call(Request(TARGET, body), "t.py::test", 0)
 
 
 class TestRealtime:

@@ -14,17 +14,16 @@ from hypothesis import strategies as st
 
 from pytest_langasync.costs.ledger import Ledger, Retry
 from pytest_langasync.costs.prices import PriceBook
-from pytest_langasync.models import Answer, Call, Credentials, MissingCall, Request
+from pytest_langasync.models import Answer, Call, MissingCall, Request, Target
 
 START = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
-NO_KEY = Credentials({})
 PRICES = PriceBook()
 
 
 def a_call(text: str = "hi", model: str = "gpt-4o-mini", owner: str = "t.py::test") -> Call:
     body = {"model": model, "messages": [{"role": "user", "content": text}]}
-    request = Request("openai", "https://api.example/v1", "/chat/completions", body)
-    return Call(request, owner, 0, NO_KEY)
+    request = Request(Target("openai", "https://api.example/v1", "/chat/completions"), body)
+    return Call(request, owner, 0)
 
 
 def an_answer(call: Call, *, after: float = 10, job: str = "batch_1", **more: Any) -> Answer:
@@ -42,13 +41,9 @@ def a_pending(call: Call) -> MissingCall:
         key=call.key,
         owner=call.owner,
         occurrence=0,
-        provider=request.provider,
-        base_url=request.base_url,
-        endpoint=request.endpoint,
-        headers=(),
+        target=request.target,
         model=request.model,
         size=10,
-        credentials=NO_KEY,
     )
 
 
@@ -103,8 +98,8 @@ def test_unknown_prices_are_counted_and_left_out(ledger: Ledger) -> None:
 
 def test_a_known_list_price_without_a_batch_price_is_in_no_sum(ledger: Ledger) -> None:
     body = {"model": "text-embedding-3-small", "input": "hi"}
-    request = Request("openai", "https://api.example/v1", "/embeddings", body)
-    call = Call(request, "t.py::test", 0, NO_KEY)
+    request = Request(Target("openai", "https://api.example/v1", "/embeddings"), body)
+    call = Call(request, "t.py::test", 0)
     answer = {"model": "text-embedding-3-small", "usage": {"prompt_tokens": 9, "total_tokens": 9}}
     ledger.used("t.py::test", call, an_answer(call, body=answer))
     total = ledger.summary().total

@@ -18,7 +18,7 @@ from pytest_langasync.costs.prices import (
     add_estimates,
     usage_of,
 )
-from pytest_langasync.models import Request
+from pytest_langasync.models import Request, Target
 
 AT = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
 CHAT = "/chat/completions"
@@ -43,7 +43,7 @@ def cost(provider: str, endpoint: str, body: Any, model: str = "", at: float = A
 
 
 def request(body: dict[str, Any], endpoint: str = CHAT, provider: str = "openai") -> Request:
-    return Request(provider, "https://api.example/v1", endpoint, body)
+    return Request(Target(provider, "https://api.example/v1", endpoint), body)
 
 
 def ask(content: Any, **more: Any) -> Request:

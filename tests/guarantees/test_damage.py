@@ -133,7 +133,7 @@ class TestJobs:
         with pytest.raises(CacheError, match=r"job batch_1 .*--langasync-resume=batch_1"):
             world.submit(*ASKS)
         world.cloud.default = ENDED
-        world.batcher.attach("batch_1", ASKS[0].credentials, ASKS[0].base_url)
+        world.batcher.attach("batch_1", ASKS[0].target)
         assert world.run(*ASKS) and world.cloud.bought().total() == 3
         assert world.store.requests_in("batch_1")[0].owner == "test_1"
 

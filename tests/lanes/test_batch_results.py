@@ -27,7 +27,7 @@ from pytest_langasync.exceptions import (
     JobNotFoundError,
     ProviderError,
 )
-from pytest_langasync.lanes.batch.batcher import Batcher
+from pytest_langasync.lanes.batch.batcher import Batcher, Policy
 from pytest_langasync.models import (
     JobStatus,
     MissingCall,
@@ -117,9 +117,7 @@ class TestWaiting:
         def interrupt(seconds: float) -> None:
             raise KeyboardInterrupt
 
-        world.batcher = Batcher(
-            world.store, connect=world.cloud.connect, clock=world.clock, sleep=interrupt
-        )
+        world.batcher = Batcher(replace(world.context, sleep=interrupt), Policy())
         with pytest.raises(KeyboardInterrupt):
             world.run(ask(1))
         world.start()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.cloud import (
     ALICE,
+    ASKED,
     BOB,
     ENDED,
     RUNNING,
@@ -25,8 +26,9 @@ from pytest_langasync.exceptions import (
     CreateUnknownError,
     ProviderError,
 )
+from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.batcher import Batcher, Policy
-from pytest_langasync.models import Request
+from pytest_langasync.models import Request, Target
 from pytest_langasync.providers import Created, Limits, Submission
 
 
@@ -106,7 +108,7 @@ class TestSubmit:
         ],
     )
     def test_inputs_of_a_request(self, endpoint: str, given: Any, inputs: int) -> None:
-        assert Request("openai", URL, endpoint, {"input": given}).inputs == inputs
+        assert Request(Target("openai", URL, endpoint), {"input": given}).inputs == inputs
 
     def test_a_wrong_key_does_not_stop_other_groups(self, world: World) -> None:
         def refuse() -> None:
@@ -155,7 +157,9 @@ class TestSubmit:
 
         def session() -> None:
             store = Store(world.root)
-            batcher = Batcher(store, connect=world.cloud.connect, policy=Policy(first_poll=0.01))
+            batcher = Batcher(
+                RunContext(store, connect=world.cloud.connect), Policy(first_poll=0.01)
+            )
             store.spool(ask(1), {"n": 1})
             start.wait(10)
             batcher.submit([ask(1)], lambda key: store.answer(key) is not None)
@@ -312,7 +316,7 @@ class TestCrashes:
         world.cloud.default = RUNNING if running else ENDED
         world.root = tmp_path / "new"
         world.start(suite="")
-        assert world.batcher.attach("batch_1", ALICE, URL).id == "batch_1"
+        assert world.batcher.attach("batch_1", ASKED).id == "batch_1"
         world.submit(ask(1), ask(2, base_url="https://elsewhere.test/v1"))
         world.cloud.default = ENDED
         assert world.batcher.wait()
@@ -320,9 +324,9 @@ class TestCrashes:
 
     def test_resume_of_a_job_that_nobody_knows(self, world: World) -> None:
         with pytest.raises(ConfigurationError, match="no batch batch_9"):
-            world.batcher.attach("batch_9", ALICE, URL)
+            world.batcher.attach("batch_9", ASKED)
         with pytest.raises(ConfigurationError, match="not a job ID"):
-            world.batcher.attach("nonsense", ALICE, URL)
+            world.batcher.attach("nonsense", ASKED)
 
     def test_damaged_answers_are_fetched_again_not_bought(self, world: World) -> None:
         world.run(ask(1), ask(2))

@@ -64,7 +64,7 @@ class TestOffline:
     ) -> None:
         suite.pytester.makeconftest(MADE_AT_IMPORT)
         suite.write(
-            "from support.suite import claude, say\n"
+            "from conftest import claude, say\n"
             "@pytest.mark.langasync\n"
             "def test_both(): assert say('one').choices and claude('two').content\n"
         )

@@ -17,8 +17,9 @@ from support.suite import Suite
 
 from pytest_langasync.cache.store import Store
 from pytest_langasync.engine.buyer import WaveResult
-from pytest_langasync.models import Credentials, MissingCall
-from pytest_langasync.plugin.xdist_link import Controller, WaveReply, WorkerLink
+from pytest_langasync.models import MissingCall, Target
+from pytest_langasync.plugin.xdist_link import Controller, WorkerLink
+from pytest_langasync.plugin.xdist_messages import WaveReply
 from pytest_langasync.sandbox import Sandbox
 
 pytest.importorskip("xdist")
@@ -219,19 +220,29 @@ def leave_stale_locks(cache: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(cache)], check=False)
 
 
-A_PENDING = MissingCall("k", "t", 0, "openai", "u", "/e", (), "m", 2, Credentials({}))
+A_PENDING = MissingCall("k", "t", 0, Target("openai", "u", "/e"), "m", 2)
 
 
-def test_what_the_foreman_does_not_understand_ends_the_run(tmp_path: Path) -> None:
+def test_what_the_controller_does_not_understand_ends_the_run(tmp_path: Path) -> None:
     store = Store(tmp_path)
     controller = Controller(
-        store, lambda missing, refused: WaveReply(WaveResult()), lambda key, request: None
+        store, lambda missing, refused: WaveReply(result=WaveResult()), lambda key, request: None
     )
     try:
-        worker = WorkerLink(controller.invite("gw0"), store, lambda missing, bases: None)
-        nonsense = replace(A_PENDING, headers=(("only",),))  # type: ignore[arg-type]
+        worker = WorkerLink(
+            controller.invite("gw0", started_at=0.0),
+            store,
+            bought=lambda missing, bases: None,
+            failed=lambda: 0,
+            refused=lambda: "",
+        )
+        target = replace(A_PENDING.target, headers=(("only",),))  # type: ignore[arg-type]
+        nonsense = replace(A_PENDING, target=target)
         store.spool(nonsense, {})
-        with pytest.raises(KeyboardInterrupt, match="has ended"):
+        with (
+            pytest.warns(UserWarning, match="serializer"),  # pydantic sees it, too
+            pytest.raises(KeyboardInterrupt, match="has ended"),
+        ):
             worker.buy([nonsense])
         assert isinstance(controller.error, ValueError) and controller.ended
     finally:

@@ -11,7 +11,7 @@ from support.loopback import Say, loopback
 from support.provider_bench import Bench
 
 from pytest_langasync.exceptions import ConfigurationError, JobNotFoundError
-from pytest_langasync.models import JobState, JobStatus, Request, ResultRow, canonical_json
+from pytest_langasync.models import JobState, JobStatus, Request, ResultRow, Target, canonical_json
 from pytest_langasync.providers import Created, Submission
 from pytest_langasync.providers.anthropic import ANTHROPIC
 
@@ -254,10 +254,12 @@ def test_identity_headers() -> None:
     ],
 )
 def test_what_cannot_be_batched(fields: dict[str, Any]) -> None:
-    request = Request("anthropic", "u", "/messages", {"model": "m", "max_tokens": 9, **fields})
+    request = Request(
+        Target("anthropic", "u", "/messages"), {"model": "m", "max_tokens": 9, **fields}
+    )
     assert ANTHROPIC.rejected(request)
 
 
 def test_ordinary_requests_can_be_batched() -> None:
     fields = {"speed": None, "billing_policy": {"bill_to": "organization"}, "thinking": {}}
-    assert ANTHROPIC.rejected(Request("anthropic", "u", "/messages", fields)) == ""
+    assert ANTHROPIC.rejected(Request(Target("anthropic", "u", "/messages"), fields)) == ""

@@ -11,7 +11,7 @@ from support.loopback import Say, loopback
 from support.provider_bench import Bench
 
 from pytest_langasync.exceptions import ConfigurationError, JobNotFoundError, ProviderError
-from pytest_langasync.models import JobState, JobStatus, Request, ResultRow, canonical_json
+from pytest_langasync.models import JobState, JobStatus, Request, ResultRow, Target, canonical_json
 from pytest_langasync.providers import Created, Submission
 from pytest_langasync.providers.openai import OPENAI
 
@@ -312,7 +312,7 @@ def test_identity_headers_and_what_cannot_be_batched() -> None:
     headers = {"OpenAI-Beta": "x", "Authorization": "k", "X-Other": "y"}
     assert OPENAI.identity_headers(headers) == (("openai-beta", "x"),)
     assert OPENAI.identity_headers({"openai-beta": ""}) == ()
-    ordinary = Request("openai", "u", "/responses", {"model": "m", "background": False})
+    ordinary = Request(Target("openai", "u", "/responses"), {"model": "m", "background": False})
     assert OPENAI.rejected(ordinary) == ""
-    detached = Request("openai", "u", "/responses", {"model": "m", "background": True})
+    detached = Request(Target("openai", "u", "/responses"), {"model": "m", "background": True})
     assert "background" in OPENAI.rejected(detached)

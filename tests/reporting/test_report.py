@@ -26,6 +26,7 @@ from pytest_langasync.models import (
     JobStatus,
     MissingCall,
     Request,
+    Target,
 )
 from pytest_langasync.reporting.jsonfile import run_json, with_bodies, write
 from pytest_langasync.reporting.progress import Gathering, Progress, interrupted_lines
@@ -74,8 +75,8 @@ def texts(lines: list[Line]) -> list[str]:
 
 
 def a_call(body: dict[str, Any], endpoint: str = "/chat/completions") -> Call:
-    request = Request("openai", "https://api.example/v1", endpoint, body)
-    return Call(request, "t.py::test", 0, Credentials({}))
+    request = Request(Target("openai", "https://api.example/v1", endpoint), body)
+    return Call(request, "t.py::test", 0)
 
 
 CALL = a_call({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Capital?"}]})
@@ -544,18 +545,16 @@ def test_interrupted_says_how_to_go_on() -> None:
 def a_ledger() -> Ledger:
     ledger = Ledger(START, PriceBook())
     ledger.used("t.py::test", CALL, replace(ANSWER, bought_at=START, received_at=START + 60))
-    request = CALL.request
+    target = replace(
+        CALL.request.target, credentials=Credentials({"authorization": "Bearer sk-secret"})
+    )
     pending = MissingCall(
         key="k2",
         owner="t.py::other",
         occurrence=0,
-        provider="openai",
-        base_url=request.base_url,
-        endpoint=request.endpoint,
-        headers=(),
+        target=target,
         model="gpt-4o-mini",
         size=1,
-        credentials=Credentials({"authorization": "Bearer sk-secret"}),
     )
     ledger.deferred("t.py::other", pending, "batch_2")
     return ledger

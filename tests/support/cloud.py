@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,18 @@ from pytest_langasync.exceptions import (
     CreateUnknownError,
     JobNotFoundError,
 )
+from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.batcher import Batcher, Policy
 from pytest_langasync.models import (
     Answer,
+    AttemptOptions,
     Credentials,
     Event,
     JobState,
     JobStatus,
     MissingCall,
     ResultRow,
+    Target,
     split_custom_id,
 )
 from pytest_langasync.providers import Created, Found, Submission
@@ -30,6 +33,9 @@ from pytest_langasync.providers import Created, Found, Submission
 URL = "https://api.openai.com/v1"
 ALICE = Credentials({"authorization": "Bearer alice"})
 BOB = Credentials({"authorization": "Bearer bob"})
+ASKED = Target("openai", URL, "/chat/completions", (), ALICE)
+OF_TARGET = {field.name for field in fields(Target)}
+OF_OPTIONS = {field.name for field in fields(AttemptOptions)}
 RUNNING = JobStatus(JobState.RUNNING, "in_progress")
 ENDED = JobStatus(JobState.ENDED, "completed")
 REJECTED = JobStatus(JobState.REJECTED, "failed")
@@ -86,8 +92,8 @@ class Cloud:
     connected: list[tuple[str, str, str]] = field(default_factory=list)
     guard: threading.Lock = field(default_factory=threading.Lock)
 
-    def connect(self, name: str, url: str, credentials: Credentials, headers: Any) -> Cloud:
-        self.connected.append((name, url, credentials.account))
+    def connect(self, target: Target) -> Cloud:
+        self.connected.append((*target.host, target.credentials.account))
         return self
 
     def bought(self) -> Counter[str]:
@@ -170,15 +176,15 @@ class World:
         self.store = Store(self.root, clock=self.clock)
         self.store.open()
         policy = options.pop("policy", Policy(max_retries=3))
-        self.batcher = Batcher(
+        self.context = RunContext(
             self.store,
-            policy=policy,
             notify=self.events.append,
             connect=self.cloud.connect,
             clock=self.clock,
             sleep=self.clock.sleep,
             **{"suite": "suite", **options},
         )
+        self.batcher = Batcher(self.context, policy)
 
     def submit(self, *missing_calls: MissingCall) -> None:
         for item in missing_calls:
@@ -207,11 +213,23 @@ def key_of(number: int) -> str:
 
 
 def ask(number: int, **changes: Any) -> MissingCall:
-    item = MissingCall(
-        key_of(number), f"test_{number}", 0, "openai", URL, "/chat/completions", (), "gpt-x", 50,
-        ALICE,
-    )  # fmt: skip
-    return replace(item, **changes)
+    """Return a missing call; ``changes`` are of its target, its options or itself."""
+    target, options = (
+        {name: changes.pop(name) for name in names & changes.keys()}
+        for names in (OF_TARGET, OF_OPTIONS)
+    )
+    return MissingCall(
+        **{
+            "key": key_of(number),
+            "owner": f"test_{number}",
+            "occurrence": 0,
+            "target": replace(ASKED, **target),
+            "model": "gpt-x",
+            "size": 50,
+            "options": AttemptOptions(**options),
+            **changes,
+        }
+    )
 
 
 def failing(

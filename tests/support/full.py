@@ -14,7 +14,7 @@ from pathlib import Path
 from pytest_langasync.cache.records import RequestMeta
 from pytest_langasync.cache.store import Intent, Store
 from pytest_langasync.exceptions import CacheError
-from pytest_langasync.models import Answer, Call, Credentials, Job, MissingCall, Request, ResultRow
+from pytest_langasync.models import Answer, Call, Job, MissingCall, Request, ResultRow, Target
 
 NONCE, KEY, URL = "abcdefghijkl", "a" * 40, "https://api.openai.com/v1"
 LARGE = "x" * 20_000
@@ -29,10 +29,9 @@ def limit_files(size: int) -> None:
 
 def live(root: Path) -> None:
     """Write one of everything that a cache holds, the larger the later."""
-    nobody = Credentials({})
     store = Store(root)
     store.open()
-    pending = MissingCall(KEY, "t", 0, "openai", URL, "/responses", (), "m", 10, nobody)
+    pending = MissingCall(KEY, "t", 0, Target("openai", URL, "/responses"), "m", 10)
     store.spool(pending, {"model": "m"})
     meta = RequestMeta("openai", URL, "/responses", (), "m")
     job = Job("batch_1", "openai", URL, "/responses", "m", (), NONCE, 1.0, 1)
@@ -43,7 +42,7 @@ def live(root: Path) -> None:
     store.update_owner_state({"t": {"waiting": ["w" * 3000]}})
     store.write_run("run", {"text": "r" * 5000})
     for text, answer in (("short", "z" * 7000), (LARGE, "z")):
-        call = Call(Request("openai", URL, "/responses", {"text": text}), "t", 0, nobody)
+        call = Call(Request(pending.target, {"text": text}), "t", 0)
         store.add_realtime(call, "t", Answer(call.key, 200, answer))
     store.close()
 

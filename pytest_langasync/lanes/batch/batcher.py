@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from pytest_langasync.cache.store import Finished, Store, StoredRequest
+from pytest_langasync.cache.store import Finished, StoredRequest
 from pytest_langasync.exceptions import (
     ConfigurationError,
     JobNotFoundError,
@@ -15,6 +14,7 @@ from pytest_langasync.exceptions import (
     ProviderError,
     raise_as_one,
 )
+from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.outcomes import (
     CAPACITY_CODES,
     depth,
@@ -25,7 +25,7 @@ from pytest_langasync.lanes.batch.outcomes import (
 from pytest_langasync.lanes.batch.plan import Policy, QueuedRequest
 from pytest_langasync.lanes.batch.poll import GONE_AFTER, NEWBORN, Polled, Poller, Watch
 from pytest_langasync.lanes.batch.recover import DOUBT
-from pytest_langasync.lanes.batch.submit import Connect, Submitter, connect_to
+from pytest_langasync.lanes.batch.submit import Submitter
 from pytest_langasync.models import (
     Credentials,
     Event,
@@ -35,44 +35,26 @@ from pytest_langasync.models import (
     JobStatus,
     MissingCall,
     ResultRow,
+    Target,
 )
-from pytest_langasync.providers import Provider, by_job_id, by_name
+from pytest_langasync.providers import by_job_id
 
 __all__ = ["Batcher", "Policy"]
 
 
 class Batcher:
-    """Sends recorded calls through batches and stores what they return.
+    """Sends recorded calls through batches and stores what they return."""
 
-    ``notify`` is called in the thread that calls ``submit`` and ``wait``, and ``tick`` there before
-    each pause. ``connect`` makes a client from (provider name, base URL, credentials, batch-level
-    headers). ``clock`` returns seconds since the epoch, ``sleep`` waits for seconds.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        *,
-        suite: str = "",
-        policy: Policy | None = None,
-        notify: Callable[[Event], None] = lambda event: None,
-        tick: Callable[[], None] = lambda: None,
-        connect: Connect = connect_to,
-        lookup: Callable[[str], Provider] = by_name,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, context: RunContext, policy: Policy) -> None:
         self.retries: list[tuple[str, str, int]] = []
         """What was sent again: (ID of the job that failed, reason, number of requests)."""
-        self._store = store
-        self._policy = policy or Policy()
-        self._notify = notify
-        self._tick = tick
-        self._clock = clock
-        self._submitter = Submitter(
-            store, suite, self._policy, notify, connect, lookup, clock, sleep, self._watch
-        )
-        self._poller = Poller(store, self._policy, clock, sleep)
+        self._store = context.store
+        self._policy = policy
+        self._notify = context.notify
+        self._tick = context.tick
+        self._clock = context.clock
+        self._submitter = Submitter(context, policy, self._watch)
+        self._poller = Poller(context, policy)
         self._queue: dict[str, QueuedRequest] = {}
         self._queue_due = 0.0
         self._doubtful: set[str] = set()
@@ -123,20 +105,19 @@ class Batcher:
         raise_as_one([error for error, _ in placed.failures])
         return frozenset(ask.pending.key for ask in placed.undecided)
 
-    def attach(
-        self, job_id: str, credentials: Credentials, base_url: str, endpoint: str = ""
-    ) -> Job:
+    def attach(self, job_id: str, target: Target) -> Job:
         """Wait for a job known by its ID, also when the cache has never heard of it.
 
         Raises:
             ConfigurationError: no provider has such IDs, or the provider does not know the job.
             ProviderError: the provider could not be asked.
         """
-        known = self._store.job(job_id)
-        name = known.provider if known else by_job_id(job_id).name
-        job = known or self._submitter.adopt(job_id, name, base_url, credentials, endpoint)
+        job = self._store.job(job_id)
+        if job is None:
+            by_job_id(job_id)
+            job = self._submitter.adopt(job_id, target)
         if job.state is JobState.RUNNING:
-            self._watch(job, credentials, (), fresh=False)
+            self._watch(job, target.credentials, (), fresh=False)
         return job
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -203,7 +184,7 @@ class Batcher:
         self._doubtful |= new
         if new:
             p = asks[0].pending
-            self._notify(Event("waiting", p.provider, p.model, len(new), message=DOUBT))
+            self._notify(Event("waiting", p.target.provider, p.model, len(new), message=DOUBT))
 
     def _enqueue(self, asks: Iterable[QueuedRequest], delay: float) -> None:
         queued = {ask.pending.key: ask for ask in asks}
@@ -231,7 +212,7 @@ class Batcher:
     ) -> None:
         watch = self._poller.watches.get(job.id)
         if watch is None:
-            client = self._submitter.client(job.provider, job.base_url, credentials, job.headers)
+            client = self._submitter.client(job.target(credentials))
             pause = self._policy.first_poll
             due = self._clock() + (pause if fresh else 0.0)
             watch = self._poller.watches[job.id] = Watch(job, client, due, pause)
@@ -399,7 +380,7 @@ class Batcher:
         self._store.finish(job, rows, word=job.word, state=job.state, reason=job.reason)
 
     def _tries(self, ask: QueuedRequest) -> int:
-        own = ask.pending.max_retries
+        own = ask.pending.options.max_retries
         return self._policy.max_retries if own is None else own
 
     def _tell(

@@ -83,7 +83,7 @@ def new_nonce() -> str:
 
 def place_of(pending: MissingCall) -> Place:
     """Return where this request waits."""
-    return (pending.provider, pending.base_url, pending.credentials.account, pending.model)
+    return (*pending.target.host, pending.target.credentials.account, pending.model)
 
 
 class Room:
@@ -104,7 +104,7 @@ class Room:
         """
         p = asks[0].pending
         waiting = (j for j in jobs if j.state is JobState.RUNNING and j.model in (p.model, ""))
-        if any((j.provider, j.base_url) == (p.provider, p.base_url) for j in waiting):
+        if any(j.host == p.target.host for j in waiting):
             return False
         named = LIMIT.search(why)
         tokens = sum(ask.pending.size for ask in asks) // BYTES_PER_TOKEN
@@ -120,7 +120,7 @@ def plan(
     """Group requests that may share a batch, split at the provider's limits, by priority."""
     groups: dict[tuple[Any, ...], list[QueuedRequest]] = {}
     for ask in asks:
-        limits = lookup(ask.pending.provider).limits
+        limits = lookup(ask.pending.target.provider).limits
         groups.setdefault(_group(ask, limits), []).append(ask)
     ordered = sorted(groups.items(), key=lambda item: item[0][0])
     return [chunk for _, group in ordered for chunk in _split(group, lookup, room)]
@@ -129,16 +129,13 @@ def plan(
 def _group(ask: QueuedRequest, limits: Limits) -> tuple[Any, ...]:
     p = ask.pending
     model = p.model if limits.one_model else ""
-    return (
-        p.priority, p.provider, p.base_url, p.credentials.account, p.endpoint, p.headers, model,
-        ask.retry_of, ask.depth,
-    )  # fmt: skip
+    return (p.options.priority, p.target, model, ask.retry_of, ask.depth)
 
 
 def _split(
     group: Sequence[QueuedRequest], lookup: Callable[[str], Provider], room: Room
 ) -> Iterator[list[QueuedRequest]]:
-    provider = lookup(group[0].pending.provider)
+    provider = lookup(group[0].pending.target.provider)
     limits, most = provider.limits, room.most(place_of(group[0].pending))
     chunk: list[QueuedRequest] = []
     left, inputs = limits.bytes, limits.requests

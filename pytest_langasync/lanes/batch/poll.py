@@ -6,11 +6,12 @@ import contextlib
 import queue
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pytest_langasync.cache.store import Finished, Store
+from pytest_langasync.cache.store import Finished
 from pytest_langasync.exceptions import JobNotFoundError
+from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.plan import Policy, QueuedRequest
 from pytest_langasync.models import Job, JobState, JobStatus, ResultRow
 from pytest_langasync.providers import Client
@@ -59,18 +60,12 @@ class Polled:
 class Poller:
     """Polls the watched jobs concurrently and hands the results to the thread that waits."""
 
-    def __init__(
-        self,
-        store: Store,
-        policy: Policy,
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
-    ) -> None:
+    def __init__(self, context: RunContext, policy: Policy) -> None:
         self.watches: dict[str, Watch] = {}
-        self._store = store
+        self._store = context.store
         self._policy = policy
-        self._clock = clock
-        self._sleep = sleep
+        self._clock = context.clock
+        self._sleep = context.sleep
         self._results: queue.SimpleQueue[Polled] = queue.SimpleQueue()
 
     def reschedule(self, watch: Watch, retry_after: float = 0.0) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
-from pytest_langasync.cache.store import Intent, Store
+from pytest_langasync.cache.store import Intent
 from pytest_langasync.exceptions import (
     CacheError,
     ConfigurationError,
@@ -14,8 +15,9 @@ from pytest_langasync.exceptions import (
     LangasyncError,
     ProviderError,
 )
+from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.plan import Policy, QueuedRequest
-from pytest_langasync.models import Credentials, Event, Job, MissingCall, split_custom_id
+from pytest_langasync.models import Event, Job, MissingCall, Target, split_custom_id
 from pytest_langasync.providers import Client, Found
 
 KEPT = 30 * 86400.0
@@ -36,8 +38,7 @@ MINUTE = 60.0
 OPAQUE_REQUESTS = 10_000
 """How large a batch may be whose results are read only to learn whose it is."""
 
-Headers = tuple[tuple[str, str], ...]
-ClientOf = Callable[[str, str, Credentials, Headers], Client]
+ClientOf = Callable[[Target], Client]
 Failures = list[tuple[LangasyncError, list[QueuedRequest]]]
 
 
@@ -51,23 +52,14 @@ class Verdict(enum.Enum):
 class Search:
     """Looks for what was bought, before it is bought again. Call it with the cache's lock held."""
 
-    def __init__(
-        self,
-        store: Store,
-        suite: str,
-        policy: Policy,
-        notify: Callable[[Event], None],
-        client: ClientOf,
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
-    ) -> None:
-        self._store = store
-        self._suite = suite
+    def __init__(self, context: RunContext, policy: Policy, client: ClientOf) -> None:
+        self._store = context.store
+        self._suite = context.suite
         self._policy = policy
-        self._notify = notify
+        self._notify = context.notify
         self._client = client
-        self._clock = clock
-        self._sleep = sleep
+        self._clock = context.clock
+        self._sleep = context.sleep
         self._recent: dict[tuple[str, str, str], list[Found]] = {}
 
     # Submissions
@@ -103,12 +95,14 @@ class Search:
         if len(keys) >= intent.count:
             return held
         place = (intent.meta.provider, intent.meta.base_url)
-        there = (ask for ask in asks if (ask.pending.provider, ask.pending.base_url) == place)
+        there = (ask for ask in asks if ask.pending.target.host == place)
         return held + [ask for ask in there if ask.pending.key not in keys]
 
     def _settle(self, intent: Intent, pending: MissingCall) -> Found | Verdict:
-        meta = intent.meta
-        client = self._client(meta.provider, meta.base_url, pending.credentials, meta.headers)
+        meta, credentials = intent.meta, pending.target.credentials
+        client = self._client(
+            Target(meta.provider, meta.base_url, meta.endpoint, meta.headers, credentials)
+        )
         found = self.look(intent, client)
         if isinstance(found, Found):
             self.promote(intent, found)
@@ -179,7 +173,7 @@ class Search:
         p, wanted = pending, {key for key in keys if self._store.in_flight(key) is None}
         if not (wanted and self._suite):
             return
-        client = self._client(p.provider, p.base_url, p.credentials, p.headers)
+        client = self._client(p.target)
         adopted: list[tuple[Found, frozenset[str]]] = []
         for found in self._suite_jobs(pending, client):
             if not wanted:
@@ -190,7 +184,7 @@ class Search:
                 wanted -= held
                 adopted.append((found, ids))
         for found, ids in reversed(adopted):  # of two jobs with a request the newest counts
-            job = _job_of(found, p.provider, p.base_url, p.headers, _nonce_of(ids))
+            job = _job_of(found, p.target, _nonce_of(ids))
             self._store.adopt(job, ids)
 
     def _suite_jobs(self, pending: MissingCall, client: Client) -> list[Found]:
@@ -203,7 +197,7 @@ class Search:
         if place not in self._recent:
             known = {job.id for job in self._store.jobs()}
             open_ = {intent.nonce for intent in self._store.intents()}
-            here = (j for j in self._store.jobs() if (j.provider, j.base_url) == place[:2])
+            here = (job for job in self._store.jobs() if job.host == pending.target.host)
             newest = max((job.created_at for job in here), default=None)
             oldest = self._policy.adopt_since  # the provider counts in whole seconds
 
@@ -219,24 +213,23 @@ class Search:
             self._recent[place] = list(itertools.islice(filter(may_be_ours, new), SUITE_JOBS))
         return self._recent[place]
 
-    def adopt(
-        self, job_id: str, name: str, base_url: str, credentials: Credentials, endpoint: str
-    ) -> Job:
+    def adopt(self, job_id: str, target: Target) -> Job:
         """Take in a job known by its ID alone. Raises as ``Batcher.attach`` does."""
-        client = self._client(name, base_url, credentials, ())
+        target = replace(target, headers=())
+        client = self._client(target)
         try:
             status = client.status(job_id)
             ids = client.input_ids(job_id)
         except JobNotFoundError as error:
             raise ConfigurationError(str(error)) from error
         listed = (f for f in client.find(self._clock() - KEPT) if f.job_id == job_id)
-        found = next(listed, Found(job_id, self._clock(), status.total, endpoint=endpoint))
-        job = _job_of(found, name, base_url, (), _nonce_of(ids or ()))
+        found = next(listed, Found(job_id, self._clock(), status.total, endpoint=target.endpoint))
+        job = _job_of(found, target, _nonce_of(ids or ()))
         return self._store.adopt(job, ids)
 
 
 def _account(pending: MissingCall) -> tuple[str, str, str]:
-    return (pending.provider, pending.base_url, pending.credentials.account)
+    return (*pending.target.host, pending.target.credentials.account)
 
 
 def _nonce_of(custom_ids: Iterable[str]) -> str:
@@ -245,14 +238,14 @@ def _nonce_of(custom_ids: Iterable[str]) -> str:
     return nonces.pop() if len(nonces) == 1 else ""
 
 
-def _job_of(found: Found, name: str, base_url: str, headers: Headers, nonce: str = "") -> Job:
+def _job_of(found: Found, target: Target, nonce: str) -> Job:
     return Job(
         id=found.job_id,
-        provider=name,
-        base_url=base_url,
+        provider=target.provider,
+        base_url=target.base_url,
         endpoint=found.endpoint,
         model=found.model,
-        headers=headers,
+        headers=target.headers,
         nonce=found.nonce or nonce,
         created_at=found.created_at,
         requests=found.total,

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pytest_langasync.cache.records import RequestMeta
-from pytest_langasync.cache.store import Intent, Store
+from pytest_langasync.cache.store import Intent
 from pytest_langasync.exceptions import (
     CapacityError,
     ConfigurationError,
     CreateUnknownError,
     ProviderError,
 )
+from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.plan import (
     Lines,
     Place,
@@ -25,17 +26,10 @@ from pytest_langasync.lanes.batch.plan import (
     place_of,
     plan,
 )
-from pytest_langasync.lanes.batch.recover import Failures, Headers, Search, Verdict
+from pytest_langasync.lanes.batch.recover import Failures, Search, Verdict
 from pytest_langasync.lanes.batch.tidy import tidy
-from pytest_langasync.models import Credentials, Event, Job, JobState
-from pytest_langasync.providers import Client, Found, Provider, Submission, by_name
-
-Connect = Callable[[str, str, Credentials, Headers], Client]
-
-
-def connect_to(provider: str, base_url: str, credentials: Credentials, headers: Headers) -> Client:
-    """Return the provider's own client."""
-    return by_name(provider).client(base_url, credentials, headers)
+from pytest_langasync.models import Credentials, Event, Job, JobState, Target
+from pytest_langasync.providers import Client, Found, Submission
 
 
 @dataclass
@@ -58,37 +52,21 @@ class Watcher(Protocol):
 class Submitter:
     """Puts requests into jobs: running ones, found ones, new ones."""
 
-    def __init__(
-        self,
-        store: Store,
-        suite: str,
-        policy: Policy,
-        notify: Callable[[Event], None],
-        connect: Connect,
-        lookup: Callable[[str], Provider],
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
-        watch: Watcher,
-    ) -> None:
-        self._store = store
-        self._suite = suite
+    def __init__(self, context: RunContext, policy: Policy, watch: Watcher) -> None:
+        self._context = context
+        self._store = context.store
         self._policy = policy
-        self._notify = notify
-        self._connect = connect
-        self._lookup = lookup
-        self._clock = clock
+        self._notify = context.notify
         self._watch = watch
-        self._clients: dict[tuple[str, str, str, Headers], Client] = {}
+        self._clients: dict[Target, Client] = {}
         self._room = Room()
-        self._search = Search(store, suite, policy, notify, self.client, clock, sleep)
+        self._search = Search(context, policy, self.client)
 
-    def client(
-        self, name: str, base_url: str, credentials: Credentials, headers: Headers
-    ) -> Client:
-        """Return the one client of this provider, base URL, account and headers."""
-        place = (name, base_url, credentials.account, headers)
+    def client(self, target: Target) -> Client:
+        """Return the one client of this host, account and headers, whatever the endpoint."""
+        place = replace(target, endpoint="")
         if place not in self._clients:
-            self._clients[place] = self._connect(name, base_url, credentials, headers)
+            self._clients[place] = self._context.connect(place)
         return self._clients[place]
 
     def close(self) -> None:
@@ -100,8 +78,8 @@ class Submitter:
     def tidy(self) -> None:
         """Delete files at the providers in use that earlier runs needed."""
         clients: dict[tuple[str, str], list[Client]] = {}
-        for (name, base_url, _, _), client in self._clients.items():
-            clients.setdefault((name, base_url), []).append(client)
+        for target, client in self._clients.items():
+            clients.setdefault(target.host, []).append(client)
         if self._policy.tidy_before:
             tidy(self._store, clients, self._policy.tidy_before)
 
@@ -126,11 +104,9 @@ class Submitter:
             self._attach_unread(self._attach(self._found(asks, placed)), placed)
         return placed
 
-    def adopt(
-        self, job_id: str, name: str, base_url: str, credentials: Credentials, endpoint: str
-    ) -> Job:
+    def adopt(self, job_id: str, target: Target) -> Job:
         """Take in a job known by its ID alone. Raises as ``Batcher.attach`` does."""
-        return self._search.adopt(job_id, name, base_url, credentials, endpoint)
+        return self._search.adopt(job_id, target)
 
     def _found(self, asks: Iterable[QueuedRequest], placed: Placed) -> list[QueuedRequest]:
         """Return the requests without an answer, once all is known that was bought of them."""
@@ -148,9 +124,9 @@ class Submitter:
         others: list[QueuedRequest] = []
         for ask in asks:
             p = ask.pending
-            jobs = [j for j in unread if (j.provider, j.base_url) == (p.provider, p.base_url)]
+            jobs = [j for j in unread if j.host == p.target.host]
             for job in jobs:
-                self._watch(job, p.credentials, (), fresh=False)
+                self._watch(job, p.target.credentials, (), fresh=False)
             (placed.undecided if jobs else others).append(ask)
         return others
 
@@ -163,15 +139,15 @@ class Submitter:
             if job is None:
                 others.append(ask)
             else:
-                by_job.setdefault((job.id, ask.pending.credentials.account), []).append(ask)
+                by_job.setdefault((job.id, ask.pending.target.credentials.account), []).append(ask)
         for (job_id, _), group in by_job.items():
             if job := self._store.job(job_id):
-                self._watch(job, group[0].pending.credentials, group, fresh=False)
+                self._watch(job, group[0].pending.target.credentials, group, fresh=False)
         return others
 
     def _buy(self, asks: Iterable[QueuedRequest], placed: Placed) -> None:
         full: set[Place] = set()
-        for chunk in plan(asks, self._lookup, self._room):
+        for chunk in plan(asks, self._context.lookup, self._room):
             p = chunk[0].pending
             if place_of(p) in full:
                 placed.full += chunk
@@ -185,7 +161,8 @@ class Submitter:
                 full.add(place_of(p))
                 placed.full += chunk
                 self.no_room(chunk, str(error))
-                self._notify(Event("waiting", p.provider, p.model, len(chunk), message=str(error)))
+                where = (p.target.provider, p.model, len(chunk))
+                self._notify(Event("waiting", *where, message=str(error)))
             except (ConfigurationError, ProviderError) as error:
                 placed.failures.append((error, chunk))
 
@@ -198,17 +175,17 @@ class Submitter:
     def _create(self, asks: Sequence[QueuedRequest]) -> Verdict | None:
         """Create one batch, noted before and after; UNDECIDED when it may or may not exist."""
         p = asks[0].pending
-        client = self.client(p.provider, p.base_url, p.credentials, p.headers)
+        client = self.client(p.target)
         intent = self._intend(asks)
         submission = Submission(
             nonce=intent.nonce,
-            endpoint=p.endpoint,
-            headers=p.headers,
+            endpoint=p.target.endpoint,
+            headers=p.target.headers,
             lines=Lines(intent.nonce, asks, self._store.spooled),
             count=len(asks),
-            suite=self._suite,
+            suite=self._context.suite,
         )
-        self._notify(Event("uploading", p.provider, intent.meta.model, len(asks)))
+        self._notify(Event("uploading", p.target.provider, intent.meta.model, len(asks)))
         for _ in range(2):
             try:
                 created = client.create(submission)
@@ -227,18 +204,23 @@ class Submitter:
                     intent,
                     Found(created.job_id, created.created_at, 0, input_ref=created.input_ref),
                 )
-            self._watch(job, p.credentials, asks, fresh=True)
+            self._watch(job, p.target.credentials, asks, fresh=True)
             return None
         raise ProviderError(
-            f"{p.provider} did not answer when a batch of {len(asks)} requests was created; "
+            f"{p.target.provider} did not answer when a batch of {len(asks)} requests was created; "
             "the next run looks for it before it buys anything again"
         )
 
     def _intend(self, asks: Sequence[QueuedRequest]) -> Intent:
         first, p = asks[0], asks[0].pending
-        meta = RequestMeta(p.provider, p.base_url, p.endpoint, p.headers, one_model(asks))
-        facts = {"suite": self._suite, "retry_of": first.retry_of, "depth": str(first.depth or "")}
+        to = p.target
+        meta = RequestMeta(to.provider, to.base_url, to.endpoint, to.headers, one_model(asks))
+        facts = {
+            "suite": self._context.suite,
+            "retry_of": first.retry_of,
+            "depth": str(first.depth or ""),
+        }
         metadata = {name: value for name, value in facts.items() if value}
-        intent = Intent(new_nonce(), meta, self._clock(), len(asks), metadata)
+        intent = Intent(new_nonce(), meta, self._context.clock(), len(asks), metadata)
         self._store.write_intent(intent, (ask.pending for ask in asks))
         return intent

@@ -296,13 +296,15 @@ def open_record(request: pytest.FixtureRequest) -> Langasync:
 
 def run_case(request: pytest.FixtureRequest, langasync: Langasync, case: Case) -> Scored:
     """Run a case through the marker's ``chain``, and score it by its ``scorer``."""
+    from pytest_langasync.chains.invoke import Invoker
     from pytest_langasync.scoring.evaluators import apply
 
     options = request.node.stash[EVAL_KEY]
     session = request.config.pluginmanager.get_plugin("langasync-session")
     langasync.case |= {"input": plain(case.input), "expected": plain(case.expected)}
     started = time.perf_counter()
-    output = run_chain(options.chain, case.input, session)
+    attempt = session.attempt if session else None
+    output = Invoker(options.chain).invoke(case.input, attempt=attempt)
     duration = time.perf_counter() - started
     langasync.case["output"] = plain(output)
     named = [*_named(options.scorer), *(("", one) for one in case.evaluators)]
@@ -334,24 +336,6 @@ def _free(name: str, taken: Container[str]) -> str:
     """Return a name for a score that no other scorer of the same case has taken."""
     names = itertools.chain([name], (f"{name} {number}" for number in itertools.count(2)))
     return next(one for one in names if one not in taken)
-
-
-def run_chain(chain: Any, value: Any, session: Any = None) -> Any:
-    """Run a Runnable, a function or a coroutine function on one input."""
-    from pytest_langasync.interception.event_loop import finish
-
-    if not hasattr(chain, "invoke"):
-        return finish(chain(value))
-    try:
-        return chain.invoke(value)
-    except (NotImplementedError, TypeError) as error:
-        # How steps without a synchronous form say so.
-        alone = isinstance(error, NotImplementedError) or "synchronous" in str(error)
-        if not (alone and hasattr(chain, "ainvoke")):
-            raise
-    if session is not None:
-        session.attempt.restart()
-    return finish(chain.ainvoke(value))
 
 
 def group_of(item: pytest.Item) -> str:
