@@ -13,7 +13,7 @@ import certifi
 import pytest
 from support.forked_python import Launcher
 from support.libraries import warm_up
-from support.suite import Suite
+from support.suite import PLUGINS, Suite
 
 from pytest_langasync.sandbox import Sandbox
 
@@ -84,7 +84,7 @@ def suite(
     ``suite.use`` loads others. All that are installed would take longer than most tests.
     """
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p langasync -p asyncio")
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p {name}" for name in PLUGINS))
     return Suite(pytester)
 
 
