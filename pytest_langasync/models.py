@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pytest_langasync.exceptions import ConfigurationError
 
@@ -34,10 +34,24 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def to_json(value: Any) -> bytes:
+    """Return compact JSON in UTF-8, on one line.
+
+    A lone surrogate, which UTF-8 cannot hold, is escaped.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")
+
+
 def digest(value: Any) -> str:
     """Return 160 bits of the SHA-256 of the canonical JSON of ``value``, as 40 hex digits."""
     data = canonical_json(value).encode("utf-8", "surrogatepass")
     return hashlib.sha256(data).hexdigest()[:40]
+
+
+def is_success(status: int) -> bool:
+    """Return whether an HTTP status is one of the 2xx."""
+    return 200 <= status < 300
 
 
 Headers = tuple[tuple[str, str], ...]
@@ -106,14 +120,6 @@ class Request:
         model = self.body.get("model", "")
         return model if isinstance(model, str) else ""
 
-    @property
-    def inputs(self) -> int:
-        """How many inputs it holds: one, or the texts (or lists of tokens) to be embedded."""
-        given = self.body.get("input")
-        if self.target.endpoint != "/embeddings" or not isinstance(given, list):
-            return 1
-        return len(given) if any(isinstance(one, (str, list)) for one in given) else 1
-
 
 @dataclass(frozen=True)
 class Call:
@@ -152,7 +158,7 @@ class Answer:
     @property
     def ok(self) -> bool:
         """True for a 2xx status."""
-        return 200 <= self.status < 300
+        return is_success(self.status)
 
     @property
     def source(self) -> str:
@@ -160,7 +166,7 @@ class Answer:
         return "batch" if self.job_id else "realtime"
 
 
-class JobState(enum.Enum):
+class JobState(enum.StrEnum):
     """Where a job stands, the providers' status words reduced to what decides the next step."""
 
     RUNNING = "running"
@@ -195,6 +201,8 @@ class JobStatus:
 class Job:
     """One provider batch, as written to ``job.json``. ``id`` is the provider's."""
 
+    __pydantic_config__: ClassVar = {"allow_inf_nan": False}
+
     id: str
     provider: str
     base_url: str
@@ -211,18 +219,28 @@ class Job:
     state: JobState = JobState.RUNNING
     input_ref: str = ""
     """The uploaded input file, where the provider has one."""
-    metadata: Mapping[str, str] = field(default_factory=dict)
     ended_at: float | None = None
+    """Seconds since the epoch."""
     reason: str = ""
+    """Why the provider refused it, or why it is gone."""
+    suite: str = ""
+    """The suite that it was created for."""
+    retry_of: str = ""
+    """The ID of the job whose failed requests it sends again."""
+    depth: int = 0
+    """How many jobs before this one were sent for the same requests."""
+    not_found: int = 0
+    """How many polls in a row have found the job, or its results, gone."""
+    answers: int = 0
+    """How many results were stored when it ended."""
+    files: str = ""
+    """What became of its files at the provider: ``deleted``, ``not found``; empty while they are
+    left alone."""
 
     @property
     def host(self) -> tuple[str, str]:
         """The provider and the base URL, as in ``Target``."""
         return (self.provider, self.base_url)
-
-    def target(self, credentials: Credentials) -> Target:
-        """Return where its requests went, on this account."""
-        return Target(self.provider, self.base_url, self.endpoint, self.headers, credentials)
 
 
 PRIORITIES = ("high", "normal", "low")

@@ -32,22 +32,18 @@ def is_digests(body: Any) -> bool:
 
 
 _ECHO = "$langasync_echo"
-_ECHOED = frozenset(
-    ("input", "instructions", "metadata", "prompt", "prompt_cache_key", "safety_identifier",
-     "text", "tools", "user")
-)  # fmt: skip
-"""What a response of the Responses API may repeat of its request."""
 
 
-def without_echo(answer: Any, request: Mapping[str, Any] | None) -> Any:
+def without_echo(answer: Any, request: Mapping[str, Any] | None, echoed: frozenset[str]) -> Any:
     """Return the body of an answer without what it repeats of its request.
 
-    ``request`` may be digests; None where it is not known.
+    ``request`` may be digests; None where it is not known. ``echoed`` names what answers of this
+    shape may repeat at their top.
     """
-    if not isinstance(answer, Mapping) or answer.get("object") != "response":
+    if not isinstance(answer, Mapping):
         return answer
     # The instructions may also be those of a prompt that is kept at the provider.
-    names = _ECHOED if request is None else _ECHOED & {*request, "instructions"}
+    names = echoed if request is None else echoed & {*request, "instructions"}
     return {k: {_ECHO: True} if v and k in names else v for k, v in answer.items()}
 
 

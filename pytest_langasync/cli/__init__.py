@@ -20,21 +20,19 @@ from pathlib import Path
 from typing import TextIO
 
 from pytest_langasync import providers
-from pytest_langasync.cache import files, redaction
+from pytest_langasync.cache import redaction
 from pytest_langasync.cache.store import Store
 from pytest_langasync.config import duration, suite_of
 from pytest_langasync.costs.prices import PriceBook
 from pytest_langasync.exceptions import ConfigurationError, LangasyncError
-from pytest_langasync.models import Credentials, Job, JobState
+from pytest_langasync.models import Credentials, Job, JobState, is_success
+from pytest_langasync.reporting.text import duration as spell
 from pytest_langasync.reporting.text import (
-    answer_text,
     escape,
-    last_message,
     money,
     one_line,
     shorten,
 )
-from pytest_langasync.reporting.text import duration as spell
 
 __all__ = ["main"]
 
@@ -146,9 +144,9 @@ class Cli:
         """Return what a job's answers cost in USD, and how many have no known price."""
         prices, paid, unknown = PriceBook(), Decimal(0), 0
         models = {r.custom_id: r.meta.model for r in self.store.requests_in(job.id)}
-        for head, body in files.rows(self.store.job_path(job.id) / "results.jsonl"):
-            model = models.get(str(head.get("custom_id")), job.model)
-            if 200 <= int(head.get("status", 0)) < 300:
+        for custom_id, status, body in self.store.answers_in(job.id):
+            model = models.get(custom_id, job.model)
+            if is_success(status):
                 cost = prices.cost(job.provider, job.endpoint, model, body, at=job.created_at)
                 paid += cost.batch_price or Decimal(0)
                 unknown += cost.batch_price is None
@@ -168,15 +166,16 @@ class Cli:
         cells = zip(COLUMNS, self._row(job), strict=True)
         self.write(", ".join(f"{name} {cell}" for name, cell in cells if cell))
         self.write(f"at {job.base_url}{job.endpoint}" + (f": {job.reason}" if job.reason else ""))
+        dialect = providers.dialect_of(job)
         for request in self.store.requests_in(job.id):
             answer = self.store.answer(request.key)
             body = request.body()
             stored = isinstance(body, dict) and not redaction.is_digests(body)
-            asked = one_line(last_message(body)) if stored else "(not stored)"
+            asked = one_line(dialect.last_text(body)) if stored else "(not stored)"
             self.write(f"{request.owner}")
             self.write(f"    asked     {shorten(asked, 100)}")
             if answer is not None and answer.job_id == job.id:
-                text = shorten(one_line(answer_text(answer.body)), 100)
+                text = shorten(one_line(dialect.answer_text(answer.body)), 100)
                 self.write(f"    answered  {'' if answer.ok else f'({answer.status}) '}{text}")
             else:
                 self.write("    no answer from this job")
@@ -212,11 +211,11 @@ class Cli:
         old = [job for job in self.store.jobs() if job.created_at < limit]
         ended = [job for job in old if job.state is not JobState.RUNNING]
         for job in ended:
-            files.remove_folder(self.store.job_path(job.id))
+            self.store.forget_job(job.id)
         answers = self.store.forget_realtime(limit)
         with self.store.lock():  # a text is written shortly before the request that has it
             self.store.forget_texts(min(limit, time.time() - HOUR))
-        runs = self.store.forget_runs(limit)
+        runs = self.store.history.forget(limit)
         self.write(
             f"removed {len(ended)} jobs and their answers, {answers} answers obtained at list "
             f"price, and {runs} accounts of runs"
@@ -245,18 +244,18 @@ class Cli:
     def _damage(self) -> list[str]:
         """Read every file, and tell of those that are damaged."""
         self.store.request("")  # reads all requests
-        self.store.owner_state()
-        list(self.store.runs())
+        self.store.owners.read()
+        list(self.store.history)
         problems = [*self.store.losses(), *self.store.problems]
         return [f"damage: {problem}" for problem in problems]
 
     def _in_doubt(self) -> list[str]:
         """Tell of submissions that nobody works at; another process's own are none of them."""
-        if not self.store.nonces():
+        if not self.store.intents.nonces():
             return []
         try:
             with self.store.lock(_busy):
-                intents = list(self.store.open_intents())
+                intents = list(self.store.intents)
         except _BusyError:
             self.write("another process is submitting")
             return []
@@ -284,9 +283,9 @@ class Cli:
 
     def _orphans(self, jobs: Sequence[Job]) -> Iterable[str]:
         """Tell of batches that this suite has at its providers and this cache does not know."""
-        known, open_ = {job.id for job in jobs}, set(self.store.nonces())
+        known, open_ = {job.id for job in jobs}, set(self.store.intents.nonces())
         here = suite_of(self.store.root.resolve().parent)
-        suites = {here, *(job.metadata.get("suite") for job in jobs)} - {None}
+        suites = {here, *(job.suite for job in jobs)} - {""}
         for name, base_url in sorted({(job.provider, job.base_url) for job in jobs} | _usual()):
             if not any(os.environ.get(v) for v in providers.by_name(name).key_variables):
                 continue
@@ -307,20 +306,20 @@ class Cli:
                 client.close()
 
     def _forget(self, nonce: str) -> int:
-        if nonce not in self.store.nonces():
+        if nonce not in self.store.intents.nonces():
             raise ConfigurationError(self._not_in_doubt(nonce))
         with self.store.lock(lambda: self.write("another process is submitting: waiting for it")):
             # Only now is it sure that nobody is about to settle it.
-            if nonce not in self.store.nonces():
+            if nonce not in self.store.intents.nonces():
                 raise ConfigurationError(self._not_in_doubt(nonce))
-            count = len(self.store.intent_keys(nonce))
-            self.store.drop_intent(nonce)
+            count = len(self.store.intents.keys(nonce))
+            self.store.intents.drop(nonce)
         self.write(f"forgotten: the {count} requests of {nonce} will be bought anew")
         return 0
 
     def _not_in_doubt(self, nonce: str) -> str:
         job = next((job for job in self.store.jobs() if job.nonce == nonce), None)
-        others = ", ".join(self.store.nonces())
+        others = ", ".join(self.store.intents.nonces())
         return (
             f"no submission {nonce!r} is in doubt"
             + (f": it is the job {job.id}" if job else "")

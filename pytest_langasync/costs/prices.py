@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from pytest_langasync.models import Request, canonical_json
+from pytest_langasync.models import Request
+from pytest_langasync.providers import dialect, dialect_of
 
 if TYPE_CHECKING:
     from genai_prices import Usage as LibraryUsage
@@ -28,11 +29,6 @@ IMAGE_TOKENS = 1_600
 BYTES_PER_TOKEN = 4
 """Of UTF-8 text, in an estimate: right for English, a little high for most other languages."""
 
-_FLAVORS = {
-    "/chat/completions": "chat",
-    "/responses": "responses",
-    "/embeddings": "embeddings",
-}
 _USAGE = (  # the library's names, in the order of our fields
     "input_tokens",
     "output_tokens",
@@ -40,16 +36,6 @@ _USAGE = (  # the library's names, in the order of our fields
     "cache_write_tokens",
     "output_reasoning_tokens",
 )
-_OUTPUT_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
-_IMAGES = frozenset({"image", "image_url", "input_image"})
-_ATTACHMENTS = frozenset({"file", "input_file", "document", "input_audio", "container_upload"})
-_TEXT_SOURCES = frozenset({"text", "content"})
-_SCHEMAS = frozenset(
-    {"tools", "functions", "response_format", "text", "output_config", "output_format"}
-)
-_CONTENT = frozenset({"messages", "system", "input", "instructions"})
-_STATEFUL = ("previous_response_id", "conversation", "prompt", "mcp_servers", "container")
-_HOSTED_TOOLS = ("web_", "file_search", "code_", "mcp", "image_generation", "tool_search")
 _STANDARD_TIERS = frozenset({"default", "standard", "standard_only", "on_demand", "auto", "batch"})
 _STANDARD_PLACES = frozenset({"global", "not_available"})
 
@@ -153,7 +139,7 @@ class PriceBook:
         """Return what ``request`` would use and cost at ``at`` (seconds since the epoch; now)."""
         minute = (time.time() if at is None else at) // 60
         found = self._find(request.target.provider, request.model)
-        tokens, bounded = _input_tokens(request.body)
+        tokens, bounded = _input_tokens(request)
         output = _output_limit(request, found[1].context_window if found else None)
         upper = None if output is None or not bounded else _tokens(tokens, output)
         listed = _context({name: request.body.get(name) for name in ("service_tier", "speed")})
@@ -242,7 +228,7 @@ def _extract(provider: str, endpoint: str, body: Any) -> LibraryUsage | None:
     try:
         source = get_snapshot().find_provider(None, provider, None)
         known = {extractor.api_flavor for extractor in source.extractors or ()}
-        flavor = _FLAVORS.get(endpoint, "default")
+        flavor = dialect(provider, endpoint).usage_flavor
         _, usage = source.extract_usage(body, api_flavor=flavor if flavor in known else "default")
     except (LookupError, ValueError, TypeError):
         return None
@@ -278,44 +264,14 @@ def _real_time_context(body: Mapping[str, Any]) -> _Context | None:
 
 def _output_limit(request: Request, context_window: int | None) -> int | None:
     """Return the most tokens an answer can hold: without a limit, the model's whole window."""
-    if request.target.endpoint == "/embeddings":
-        return 0
-    limits = [request.body.get(name) for name in _OUTPUT_LIMITS]
-    given = [limit for limit in limits if isinstance(limit, int) and limit >= 0]
-    limit = min(given) if given else context_window
+    given = dialect_of(request.target).output_limit(request.body)
+    limit = context_window if given is None else given
     choices = request.body.get("n")
     return None if limit is None else limit * (choices if isinstance(choices, int) else 1)
 
 
-def _input_tokens(body: Mapping[str, Any]) -> tuple[int, bool]:
+def _input_tokens(request: Request) -> tuple[int, bool]:
     """Return (estimated tokens, whether nothing but these can be added to the input)."""
-    size, images, countable = 0, 0, not any(body.get(name) for name in _STATEFUL)
-    for name in _SCHEMAS & body.keys():
-        size += len(canonical_json(body[name]).encode("utf-8", "surrogatepass"))
-    tools = body.get("tools")
-    for tool in tools if isinstance(tools, list) else ():
-        kind = tool.get("type") if isinstance(tool, Mapping) else None
-        countable = countable and not str(kind).startswith(_HOSTED_TOOLS)
-    queue: list[Any] = [body[name] for name in sorted(_CONTENT & body.keys())]
-    while queue:
-        part = queue.pop()
-        if isinstance(part, str):
-            size += len(part.encode("utf-8", "surrogatepass"))
-        elif isinstance(part, int):
-            size += BYTES_PER_TOKEN  # an embedding's input may be a list of token numbers
-        elif isinstance(part, Mapping):
-            kind = part.get("type")
-            if kind in _IMAGES:
-                images += 1
-            elif kind in _ATTACHMENTS and not _is_text(part):
-                countable = False
-            else:
-                queue.extend(part.values())
-        elif isinstance(part, Sequence):
-            queue.extend(part)
-    return math.ceil(size / BYTES_PER_TOKEN) + images * IMAGE_TOKENS, countable
-
-
-def _is_text(part: Mapping[str, Any]) -> bool:
-    source = part.get("source")
-    return isinstance(source, Mapping) and source.get("type") in _TEXT_SOURCES
+    size = dialect_of(request.target).size(request.body)
+    tokens = math.ceil(size.text / BYTES_PER_TOKEN) + size.numbers + size.images * IMAGE_TOKENS
+    return tokens, size.bounded

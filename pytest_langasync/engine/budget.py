@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import Store
 from pytest_langasync.costs.prices import Estimate, PriceBook
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.models import MissingCall, Request, Target
+from pytest_langasync.providers import dialect_of
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Store
 
 __all__ = ["Budget"]
-
-OUTPUT_LIMIT = {
-    "/chat/completions": "max_completion_tokens",
-    "/responses": "max_output_tokens",
-    "/messages": "max_tokens",
-}
-"""The parameter of each endpoint that limits the tokens of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +51,10 @@ class Budget:
         output limit where given."""
         for pending in missing_calls:
             request = self._request(pending)
-            limit = OUTPUT_LIMIT.get(pending.target.endpoint)
-            if output_tokens is not None and limit is not None:
-                request = replace(request, body={**request.body, limit: output_tokens})
+            if output_tokens is not None:
+                dialect = dialect_of(pending.target)
+                body = dialect.with_output_limit(request.body, output_tokens)
+                request = replace(request, body=body)
             yield pending, self._prices.estimate(request)
 
     def check(self, fresh: Sequence[MissingCall]) -> None:

@@ -11,7 +11,7 @@ from pytest_langasync import providers
 from pytest_langasync.cache import files
 from pytest_langasync.config import Settings
 from pytest_langasync.exceptions import ConfigurationError
-from pytest_langasync.interception.clients import untouched
+from pytest_langasync.interception.wire import untouched
 from pytest_langasync.models import MissingCall, Target
 
 __all__ = ["Hosts"]

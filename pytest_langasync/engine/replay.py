@@ -12,13 +12,12 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_langasync import identifiers
 from pytest_langasync.cache import redaction
-from pytest_langasync.cache.store import Store
 from pytest_langasync.engine import differences
-from pytest_langasync.engine.refresh import Refresh
+from pytest_langasync.engine.refresh import NOTHING, Refresh
 from pytest_langasync.interception.context import CallContext
 from pytest_langasync.models import (
     Answer,
@@ -28,6 +27,10 @@ from pytest_langasync.models import (
     Request,
     canonical_json,
 )
+from pytest_langasync.providers import dialect_of
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Store
 
 __all__ = ["Attempt", "Difference", "Replay", "SendNow"]
 
@@ -101,12 +104,12 @@ class Replay:
         """Keys of all answers that this run has used."""
         self.new_since_last_attempt: dict[str, frozenset[str]] = {}
         """Keys whose answers the owner's previous attempt did not have yet."""
-        self.state = store.owner_state()
+        self.state = store.owners.read()
         self.renewal = Refresh(
             store, self.state, started_at=started_at, refresh=refresh, max_age=max_age
         )
         for owner, entry in self.state.items():
-            if waiting := frozenset(entry.get("waiting", ())):
+            if waiting := frozenset(entry.waiting):
                 self.bought_keys[owner] |= waiting
                 self.new_since_last_attempt[owner] = waiting
 
@@ -124,7 +127,7 @@ class Replay:
         if entry.retryable and entry.received_at < self.retries_not_before:
             return False
         if entry.received_at < self.started_at:
-            spent: float = self.state.get(owner, {}).get("errors_spent_at", 0.0)
+            spent = self.state.get(owner, NOTHING).errors_spent_at
             if not entry.ok and entry.received_at <= spent:
                 return False
             if self.renewal.too_old(owner, entry.age[0], entry.received_at):
@@ -327,7 +330,7 @@ class Attempt:
             target=request.target,
             model=request.model,
             size=len(canonical_json(request.body).encode("utf-8", "surrogatepass")),
-            inputs=request.inputs,
+            inputs=dialect_of(request.target).inputs(request.body),
             options=self.options,
         )
         self.missing[key] = pending

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pytest_langasync import providers
 from pytest_langasync.costs.ledger import Ledger
 from pytest_langasync.engine.replay import Attempt, SendNow
-from pytest_langasync.interception.clients import Decision, Park, RealTime, Redirect, Reply, Wire
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
+from pytest_langasync.interception.wire import Decision, Park, Reply, Send, Wire
 from pytest_langasync.models import Answer, Credentials, Request, Target, digest
-from pytest_langasync.providers.dialects import event_streams
+from pytest_langasync.providers.dialects import Dialect
 from pytest_langasync.providers.hosts import detour
 
 __all__ = ["CallRouter"]
@@ -35,10 +34,18 @@ NOT_ACCOUNT = (
     "x-stainless-",
 )
 """Beginnings of header names that say nothing about whose account a request is charged to."""
-HOP = ("content-encoding", "content-length", "transfer-encoding", "connection")
-"""Headers of a reply that are about its transport, not about it."""
 BATCHED_QUERY = frozenset({("beta", "true")})
 """Added by Anthropic's SDK to the URLs of its beta calls; the headers say the same."""
+
+
+@dataclass(frozen=True)
+class _Called:
+    """Whose model a call is for, in which shape; ``path`` is that of its base URL."""
+
+    provider: providers.Provider
+    dialect: Dialect
+    path: str
+    endpoint: str
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class _Heard:
 
 
 class CallRouter:
-    """Decides what becomes of a call (see ``intercept.Desk``).
+    """Decides what becomes of a call (see ``wire.Router``).
 
     ``local_url`` is the base URL of the embedded sandbox, or empty. With one, nothing leaves the
     machine.
@@ -64,15 +71,15 @@ class CallRouter:
         self.ledger = ledger
         self.local_url = ""
         self._providers = providers.providers()
-        self._endpoints = tuple(e for provider in self._providers for e in provider.endpoints)
+        self._endpoints = tuple(d.endpoint for one in self._providers for d in one.dialects)
 
     def concerns(self, method: str, url: str, path: str) -> bool:
-        """Return whether this may be a model call, or must not leave (see ``intercept.Desk``)."""
+        """Return whether this may be a model call, or must not leave (see ``wire.Router``)."""
         call = method == "POST" and path.endswith(self._endpoints)
         return call or bool(detour(self.local_url, url))
 
     def decide(self, wire: Wire) -> Decision:
-        """Decide what becomes of a request (see ``intercept.Desk``)."""
+        """Decide what becomes of a request (see ``wire.Router``)."""
         caller = self.concurrency.current()
         call = self._translate(wire)
         if call is None or caller is None:
@@ -93,20 +100,13 @@ class CallRouter:
             return self._real_time(outcome, call.streamed)
         return reply_to(request, outcome, call.streamed)
 
-    def unreached(self, wire: Wire, transport: str) -> Redirect | None:
-        """Count a call whose transport nobody can follow (see ``intercept.Desk``)."""
-        if self.concurrency.current() is not None and self._called(wire) is not None:
-            host = urlsplit(wire.url).netloc
-            self.ledger.passed(host, f"where the transport {transport} leads is not known")
-        return self._elsewhere(wire)
-
-    def _elsewhere(self, wire: Wire) -> Redirect | None:
+    def _elsewhere(self, wire: Wire) -> Send | None:
         """Send to the sandbox, where there is one, what must not reach a provider."""
         if not self.local_url:
             return None
         called = self._called(wire)
-        url = self.local_url + called[1] if called else detour(self.local_url, wire.url)
-        return Redirect(url) if url else None
+        url = self.local_url + called.endpoint if called else detour(self.local_url, wire.url)
+        return Send(lambda came: came, url=url) if url else None
 
     def _translate(self, wire: Wire) -> _Heard | None:
         called = self._called(wire)
@@ -116,8 +116,7 @@ class CallRouter:
             return None
         if called is None or not isinstance(body, dict):
             return None
-        provider, endpoint = called
-        url = urlsplit(wire.url)
+        provider, url = called.provider, urlsplit(wire.url)
         host = url.netloc.rpartition("@")[2].lower()
         headers = {name.lower(): value for name, value in wire.headers.items()}
         account = {n: v for n, v in headers.items() if not n.startswith(NOT_ACCOUNT)}
@@ -127,54 +126,42 @@ class CallRouter:
             identity += (("query", digest(query)),)
         target = Target(
             provider.name,
-            f"{url.scheme}://{host}{url.path.removesuffix(endpoint)}",
-            endpoint,
+            f"{url.scheme}://{host}{called.path}",
+            called.endpoint,
             identity,
-            Credentials(account | _basic(url)),
+            Credentials(account),
         )
-        request = Request(target, event_streams.strip_stream(endpoint, body))
+        request = Request(target, called.dialect.strip_stream(body))
         why_now = provider.rejected(request) or ("a batch takes no query string" if query else "")
         streamed = body if body.get("stream") else None
         return _Heard(request, streamed, why_now)
 
-    def _called(self, wire: Wire) -> tuple[providers.Provider, str] | None:
-        """Return whose model is called, and at which endpoint; None for anything but a call.
-
-        OpenAI's assistants also post to ``…/messages``; Anthropic's calls name its version.
-        """
+    def _called(self, wire: Wire) -> _Called | None:
+        """Return whose model is called, and where; None for anything but a call."""
+        path = urlsplit(wire.url).path
         for provider in self._providers if wire.method == "POST" else ():
-            for endpoint in provider.endpoints:
-                named = provider.name != "anthropic" or "anthropic-version" in wire.headers
-                if wire.path.endswith(endpoint) and named:
-                    return provider, endpoint
+            for dialect in provider.dialects:
+                if found := dialect.split(path, wire.headers):
+                    return _Called(provider, dialect, *found)
         return None
 
-    def _real_time(self, order: SendNow, stream_body: Mapping[str, Any] | None) -> RealTime:
+    def _real_time(self, order: SendNow, stream_body: Mapping[str, Any] | None) -> Send:
         request = order.call.request
 
-        def record(status: int, headers: Mapping[str, str], content: bytes) -> Reply:
+        def record(came: Reply) -> Reply:
             try:
-                body = json.loads(content)
+                body = json.loads(came.content)
             except ValueError:
-                body = content.decode("utf-8", "replace")
-            request_id = headers.get("x-request-id") or headers.get("request-id") or ""
-            answer = order.record(status, body, request_id)
-            if answer.ok:
-                return reply_to(request, answer, stream_body)
-            kept = {n: v for n, v in headers.items() if not n.lower().startswith(HOP)}
-            return Reply(status, kept, content)
+                body = came.content.decode("utf-8", "replace")
+            request_id = came.headers.get("x-request-id") or came.headers.get("request-id") or ""
+            answer = order.record(came.status, body, request_id)
+            return reply_to(request, answer, stream_body) if answer.ok else came
 
-        content = json.dumps(request.body, ensure_ascii=False, separators=(",", ":"))
         url = self.local_url + request.target.endpoint if self.local_url else ""
-        return RealTime(content.encode("utf-8", "surrogatepass"), record, url)
-
-
-def _basic(url: SplitResult) -> dict[str, str]:
-    """Return the header that an HTTP client makes of the name and password in a URL."""
-    if url.username is None and url.password is None:
-        return {}
-    plain = f"{unquote(url.username or '')}:{unquote(url.password or '')}"
-    return {"authorization": f"Basic {base64.b64encode(plain.encode()).decode()}"}
+        if stream_body is None:  # as it is: it may have been signed
+            return Send(record, url=url)
+        content = json.dumps(request.body, ensure_ascii=False, separators=(",", ":"))
+        return Send(record, content.encode("utf-8", "surrogatepass"), url)
 
 
 def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | None) -> Reply:
@@ -188,7 +175,8 @@ def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | 
         headers["x-request-id"] = headers["request-id"] = answer.request_id
     if stream_body is not None and answer.ok and isinstance(answer.body, dict):
         headers["content-type"] = "text/event-stream; charset=utf-8"
-        events = event_streams.event_stream(request.target.endpoint, answer.body, stream_body)
+        dialect = providers.dialect_of(request.target)
+        events = dialect.event_stream(answer.body, stream_body)
         return Reply(answer.status, headers, events)
     text = json.dumps(answer.body, ensure_ascii=False)
     return Reply(answer.status, headers, text.encode("utf-8", "surrogatepass"))

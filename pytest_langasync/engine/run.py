@@ -10,18 +10,19 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_langasync import providers
-from pytest_langasync.cache.store import Store
+from pytest_langasync.cache.store import OwnerState, Store
 from pytest_langasync.config import Settings, suite_of
 from pytest_langasync.costs.ledger import Ledger
 from pytest_langasync.costs.prices import PriceBook
 from pytest_langasync.engine import explanations
 from pytest_langasync.engine.budget import Budget
 from pytest_langasync.engine.hosts import Hosts
-from pytest_langasync.engine.refresh import JUDGED
+from pytest_langasync.engine.refresh import NOTHING
 from pytest_langasync.engine.replay import Attempt, Replay
 from pytest_langasync.engine.request_changes import request_changes
 from pytest_langasync.engine.router import CallRouter
@@ -60,7 +61,9 @@ class Run:
         self._replaying = replaying
         self.prices = PriceBook()
         self.ledger = Ledger(self.started_at, self.prices)
-        self.store = Store(settings.cache, prompts=settings.store_prompts)
+        self.store = Store(
+            settings.cache, redacted=None if settings.store_prompts else providers.echoed
+        )
         self.hosts = Hosts(local_url)
         self.context = RunContext(
             self.store,
@@ -84,8 +87,8 @@ class Run:
         """Why nothing more may be sent in this run, once something stands in the way."""
         self._lacking, self._used, self._fixtures = set[str](), set[str](), set[str]()
         self._deferred = False
-        self._changes: dict[str, dict[str, Any] | None] = {}
-        self._generated: dict[str, dict[str, Any]] = {}
+        self._changes: dict[str, OwnerState | None] = {}
+        self._generated: dict[str, OwnerState] = {}
         self._router = CallRouter(self.concurrency, self.ledger)
         self._forks = ForkGuard(self._router, self.concurrency, self.ledger.passed, settings.silent)
         self._interceptor = Interceptor(self._forks, self.concurrency)
@@ -200,7 +203,7 @@ class Run:
 
     def judge(self, attempt: Attempt) -> None:
         """Enter a finished attempt in the books: what it used has now served its verdict."""
-        changes: dict[str, dict[str, Any] | None] = {}
+        changes: dict[str, OwnerState | None] = {}
         for scope, call, answer in attempt.used:
             self.ledger.used(attempt.owner, call, answer)
             self._used.add(answer.key)
@@ -208,13 +211,13 @@ class Run:
             if base_url in self.replay.realtime_bases and new:
                 self.ledger.passed(urlsplit(base_url).netloc, "it has no batch API")
             if not answer.ok:
-                changes[scope] = {"errors_spent_at": time.time()}
+                changes[scope] = OwnerState(errors_spent_at=time.time())
             if scope != attempt.owner:
                 self._fixtures.add(scope)
         if attempt.masked:
             self.ledger.masked(attempt.owner, attempt.masked)
-            bought = sorted(answer.key for _, _, answer in attempt.used)
-            self._generated[attempt.owner] = {"waiting": bought, JUDGED: True}
+            bought = tuple(sorted(answer.key for _, _, answer in attempt.used))
+            self._generated[attempt.owner] = OwnerState(waiting=bought, judged=True)
         if attempt.owner in self.replay.state:
             changes.setdefault(attempt.owner, None)
         self.replay.bought_keys.pop(attempt.owner, None)
@@ -226,10 +229,10 @@ class Run:
 
         Between runs that is an edited prompt: it is bought, and said. Twice in a row it is not.
         """
-        entry = self.replay.state.get(owner, {})
-        if attempt.number > 1 or entry.get("differed"):
+        entry = self.replay.state.get(owner, NOTHING)
+        if attempt.number > 1 or entry.differed:
             return False
-        self.replay.state[owner] = {**entry, "differed": True}
+        self.replay.state[owner] = replace(entry, differed=True)
         self.replay.bought_keys.pop(owner, None)
         self.ledger.changed(owner)
         return True
@@ -284,7 +287,7 @@ class Run:
         changes = self._note_waiting(batchable)
         if changes:  # written down before it is bought
             self.replay.renewal.begin()
-            self.store.update_owner_state(changes)
+            self.store.owners.update(changes)
             self._waves += 1
             tests = f"{len(changes):,} test{'' if len(changes) == 1 else 's'}"
             where = f"wave {self._waves}, {tests}"
@@ -330,10 +333,12 @@ class Run:
                 missing call goes there.
         """
         provider = providers.by_job_id(job_id)
-        pending = next((p for p in missing_calls if p.target.provider == provider.name), None)
-        if pending is None:
+        targets = [p.target for p in missing_calls if p.target.provider == provider.name]
+        if not targets:
             raise ConfigurationError(f"{job_id}: no call waits for an answer of {provider.name}")
-        self.batcher.attach(job_id, pending.target)
+        known = self.store.job(job_id)
+        there = (target for target in targets if known and target.host == known.host)
+        self.batcher.attach(job_id, next(there, targets[0]))
 
     def paid_for(self, pending: MissingCall) -> bool:
         """Whether a missing call is answered by now, or part of a running job."""
@@ -361,18 +366,18 @@ class Run:
 
     # ---- what outlives the run
 
-    def _note_waiting(
-        self, missing_calls: Iterable[MissingCall]
-    ) -> dict[str, dict[str, Any] | None]:
+    def _note_waiting(self, missing_calls: Iterable[MissingCall]) -> dict[str, OwnerState]:
         """Note what is bought for whom; return what to write down about it."""
-        changes: dict[str, dict[str, Any] | None] = {}
+        changes: dict[str, OwnerState] = {}
         missing_calls, bought_keys = list(missing_calls), self.replay.bought_keys
         for pending in missing_calls:
             bought_keys[pending.owner].add(pending.key)
         for owner in {pending.owner for pending in missing_calls}:
-            entry = {**self.replay.state.get(owner, {}), **self.replay.renewal.waiting(owner)}
-            entry |= {"waiting": sorted(bought_keys[owner]), JUDGED: False}
-            changes[owner] = self.replay.state[owner] = entry
+            known = self.replay.state.get(owner, NOTHING)
+            waiting = tuple(sorted(bought_keys[owner]))
+            changes[owner] = self.replay.state[owner] = replace(
+                self.replay.renewal.waiting(owner, known), waiting=waiting, judged=False
+            )
         return changes
 
     def bought(self, missing_calls: Iterable[MissingCall], realtime_bases: Iterable[str]) -> None:
@@ -392,5 +397,5 @@ class Run:
         if not self._deferred:  # else a fixture may be asked again on behalf of another test
             self._changes = dict.fromkeys(self._fixtures & self.replay.state.keys()) | self._changes
         if self._changes:
-            self.store.update_owner_state(self._changes)
+            self.store.owners.update(self._changes)
             self._changes.clear()

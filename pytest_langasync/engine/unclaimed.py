@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import Store
 from pytest_langasync.costs.ledger import UNUSED, Ledger
 from pytest_langasync.models import Request, Target
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Store
 
 __all__ = ["enter_unused"]
 

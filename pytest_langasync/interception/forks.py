@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pytest_langasync.interception.clients import Decision, Park, Redirect, Router, Wire
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
+from pytest_langasync.interception.wire import Decision, Park, Router, Wire
 
 __all__ = ["ForkGuard"]
 
@@ -43,21 +43,17 @@ class ForkGuard:
         self._notes = Path(tempfile.gettempdir()) / name
 
     def concerns(self, method: str, url: str, path: str) -> bool:
-        """Return whether a request may need a decision (see ``intercept.Desk``)."""
+        """Return whether a request may need a decision (see ``wire.Router``)."""
         return self._router.concerns(method, url, path)
 
     def decide(self, wire: Wire) -> Decision:
-        """Decide what becomes of a call (see ``intercept.Desk``)."""
+        """Decide what becomes of a call (see ``wire.Router``)."""
         if self._concurrency.forked():
             if self._silent:
                 return Park("made in a child process; nothing may be sent")
             with self._notes.open("a", encoding="utf-8") as file:
                 file.write(urlsplit(wire.url).netloc.rpartition("@")[2] + "\n")
         return self._router.decide(wire)
-
-    def unreached(self, wire: Wire, transport: str) -> Redirect | None:
-        """Decide on a call whose transport nobody can follow (see ``intercept.Desk``)."""
-        return self._router.unreached(wire, transport)
 
     def count(self) -> None:
         """Enter what children have noted by now. Theirs to append, the parent's to take away."""

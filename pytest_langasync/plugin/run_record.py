@@ -125,7 +125,7 @@ class RunRecorder:
         Where a regression fails the run, one that failed so is no measure: the gate would open by
         itself the second time.
         """
-        for run in self.store.runs():
+        for run in self.store.history:
             if run["started_at"] >= self.reporter.started_at:
                 continue
             worse = (run.get("comparison") or {}).get("regressions")
@@ -137,13 +137,13 @@ class RunRecorder:
         return None
 
     def _kept(self, name: str) -> Mapping[str, Any]:
-        ids = self.store.run_ids()
+        ids = self.store.history.ids()
         found = [one for one in ids if one.startswith(name)]
         if len(found) != 1:
             known = ", ".join(ids[:5]) or "none is kept"
             what = "is no run" if not found else f"may be {' or '.join(found[:3])}"
             raise ConfigurationError(f"{name!r} {what} in {self.settings.cache}; newest: {known}")
-        run = next((run for run in self.store.runs() if run["name"] == found[0]), None)
+        run = next((run for run in self.store.history if run["name"] == found[0]), None)
         if run is None:
             raise ConfigurationError(f"the run {found[0]} in {self.settings.cache} is damaged")
         return run
@@ -180,7 +180,7 @@ class RunRecorder:
     def _keep(self, run: Mapping[str, Any]) -> None:
         if judged(run):
             try:
-                self.store.write_run(self.name, jsonfile.without_calls(run))
+                self.store.history.add(self.name, jsonfile.without_calls(run))
             except CacheError as error:
                 self.reporter.trouble(str(error))
 
@@ -205,7 +205,7 @@ class RunRecorder:
         return html_page(self._told(run), history=list(self._history())[::-1])
 
     def _history(self) -> Iterator[dict[str, Any]]:
-        earlier = (run for run in self.store.runs() if run["name"] != self.name)
+        earlier = (run for run in self.store.history if run["name"] != self.name)
         return islice(map(jsonfile.figures, earlier), CHARTED)
 
     def _told(self, run: Mapping[str, Any]) -> dict[str, Any]:

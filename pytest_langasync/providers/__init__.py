@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pytest_langasync.exceptions import ConfigurationError
-from pytest_langasync.models import Credentials, JobStatus, Request, ResultRow
+from pytest_langasync.models import Credentials, Job, JobStatus, Request, ResultRow, Target
+from pytest_langasync.providers import dialects
+from pytest_langasync.providers.dialects import Dialect
 
 __all__ = [
     "Client",
@@ -25,6 +27,9 @@ __all__ = [
     "Submission",
     "by_job_id",
     "by_name",
+    "dialect",
+    "dialect_of",
+    "echoed",
     "providers",
     "set_placeholder_keys",
 ]
@@ -125,8 +130,8 @@ class Provider(Protocol):
 
     name: str
     limits: Limits
-    endpoints: tuple[str, ...]
-    """The paths below the base URL that it can batch."""
+    dialects: tuple[Dialect, ...]
+    """The shapes of the endpoints that it can batch."""
     job_id_prefix: str
     key_variables: Mapping[str, str]
     """Environment variables its SDK reads the key from, each with a placeholder."""
@@ -184,6 +189,23 @@ def lacking_key(error: BaseException | None) -> str:
 def by_name(name: str) -> Provider:
     """Return the provider of this name. Raises ``KeyError`` for an unknown one."""
     return {provider.name: provider for provider in providers()}[name]
+
+
+def dialect(provider: str, endpoint: str) -> Dialect:
+    """Return the shape that a provider's endpoint speaks, as well as it is known."""
+    own = (one.dialects for one in providers() if one.name == provider)
+    return dialects.dialect_of(endpoint, next(own, dialects.DIALECTS))
+
+
+def dialect_of(where: Target | Job) -> Dialect:
+    """Return the shape that is spoken there."""
+    return dialect(where.provider, where.endpoint)
+
+
+def echoed(body: Any) -> frozenset[str]:
+    """Return what the body of an answer may repeat of its request, at its top."""
+    every = (one for provider in providers() for one in provider.dialects)
+    return next((one.echoed for one in every if one.echoed and one.is_answer(body)), frozenset())
 
 
 def by_job_id(job_id: str) -> Provider:

@@ -15,6 +15,8 @@ from pytest_langasync.exceptions import (
 )
 from pytest_langasync.models import Credentials, JobState, JobStatus, Request, ResultRow
 from pytest_langasync.providers import Created, Found, Limits, Submission
+from pytest_langasync.providers.dialects import MESSAGES, Dialect
+from pytest_langasync.providers.dialects.messages import STATUS_OF_TYPE
 from pytest_langasync.providers.failures import Failure, is_out_of_money, retry_after
 from pytest_langasync.providers.http import (
     PLACEHOLDER_KEY,
@@ -31,21 +33,6 @@ __all__ = ["ANTHROPIC", "Anthropic"]
 VERSION = "anthropic-version"
 JOB_HEADERS = ("anthropic-beta", "anthropic-user-profile-id", VERSION)
 NOT_IN_BATCHES = ("cache_hint", "context_hint", "previous_thread_event_id", "speed", "store")
-STATUS_OF_TYPE = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "conflict_error": 409,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "api_error": 500,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
-"""An errored row carries no HTTP status: the one that the type has in real time."""
-
 RUNNING = frozenset({"in_progress", "canceling", "cancelling"})
 UNANSWERED = {
     "canceled": (503, "api_error", "The batch was canceled before this request ran."),
@@ -59,7 +46,7 @@ class Anthropic:
 
     name = "anthropic"
     limits = Limits(requests=100_000, bytes=256_000_000, one_model=False)
-    endpoints: tuple[str, ...] = ("/messages",)
+    dialects: tuple[Dialect, ...] = (MESSAGES,)
     job_id_prefix = "msgbatch_"
     key_variables: Mapping[str, str] = MappingProxyType({"ANTHROPIC_API_KEY": "sk-ant-placeholder"})
 
@@ -337,6 +324,7 @@ def _errored(custom_id: str, envelope: Mapping[str, Any]) -> ResultRow:
     error = envelope.get("error")
     if not isinstance(error, dict):  # without the usual double nesting
         error, envelope = dict(envelope), {"type": "error", "error": dict(envelope)}
+    # A row carries no HTTP status: the one that the type has in real time.
     status = STATUS_OF_TYPE.get(str(error.get("type")), 500)
     retryable = (status == 429 or status >= 500) and not is_out_of_money(error)
     return ResultRow(custom_id, status, envelope, str(envelope.get("request_id") or ""), retryable)

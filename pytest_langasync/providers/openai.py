@@ -20,6 +20,7 @@ from pytest_langasync.exceptions import (
 )
 from pytest_langasync.models import Credentials, JobState, JobStatus, Request, ResultRow
 from pytest_langasync.providers import Created, Found, Limits, Submission
+from pytest_langasync.providers.dialects import CHAT_COMPLETIONS, EMBEDDINGS, RESPONSES, Dialect
 from pytest_langasync.providers.failures import Failure, is_out_of_money, retry_after
 from pytest_langasync.providers.http import (
     PLACEHOLDER_KEY,
@@ -49,7 +50,11 @@ class OpenAI:
     name = "openai"
     # The published 200 MB, read as decimal: the server's own figure is 4.8 % above.
     limits = Limits(requests=50_000, bytes=200_000_000, one_model=True)
-    endpoints: tuple[str, ...] = ("/chat/completions", "/responses", "/embeddings")
+    dialects: tuple[Dialect, ...] = (
+        CHAT_COMPLETIONS,
+        RESPONSES,
+        EMBEDDINGS,
+    )
     job_id_prefix = "batch_"
     key_variables: Mapping[str, str] = MappingProxyType({"OPENAI_API_KEY": "sk-placeholder"})
 
@@ -85,7 +90,7 @@ class OpenAI:
 
     def line_bytes(self, custom_id: str, body_bytes: int) -> int:
         """Return an upper bound of what a request adds to the input file, in bytes."""
-        longest = max(self.endpoints, key=len)
+        longest = max((dialect.endpoint for dialect in self.dialects), key=len)
         return len(_line(custom_id, longest, {})) + body_bytes
 
     def client(

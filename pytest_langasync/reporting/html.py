@@ -16,13 +16,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from pytest_langasync.providers import dialect
 from pytest_langasync.reporting.charts import Chart, bars, lines
 from pytest_langasync.reporting.text import (
-    answer_text,
     counted,
     duration,
     escape,
-    messages,
     money,
     shorten,
 )
@@ -188,14 +187,15 @@ def _call(call: Run, texts: _Texts) -> dict[str, Any]:
     names, figures = ("served_model", "model", "job_id"), ("status", "paid_usd", "age_seconds")
     usage = call["usage"] or {}
     request, answer = call.get("request"), call.get("answer")
-    said = messages(request) if isinstance(request, Mapping) else []
+    shape = dialect(str(call["provider"]), str(call["endpoint"]))
+    said = shape.messages(request) if isinstance(request, Mapping) else []
     return {
         **{name: _name(call[name] or "") for name in (*names, "source")},
         **{name: call[name] for name in figures},
         "input_tokens": usage.get("input_tokens"),
         "output_tokens": usage.get("output_tokens"),
         "said": [(_name(who), texts.add(text)) for who, text in said],
-        "answered": None if answer is None else texts.add(answer_text(answer)),
+        "answered": None if answer is None else texts.add(shape.answer_text(answer)),
     }
 
 

@@ -9,11 +9,10 @@ from decimal import Decimal
 from pytest_langasync.costs.ledger import Summary, SummaryRow, source_of
 from pytest_langasync.costs.prices import Estimate
 from pytest_langasync.models import Answer, Call
+from pytest_langasync.providers import dialect_of
 from pytest_langasync.reporting.text import (
-    answer_text,
     duration,
     escape,
-    last_message,
     money,
     one_line,
     shorten,
@@ -130,8 +129,9 @@ def _described(
         f"{duration(age)} old",
     ]
     yield f"[{number}] " + ", ".join(one_line(fact) for fact in facts if fact)
-    yield from _quoted("asked   ", last_message(call.request.body))
-    yield from _quoted("answered", answer_text(answer.body))
+    dialect = dialect_of(call.request.target)
+    yield from _quoted("asked   ", dialect.last_text(call.request.body))
+    yield from _quoted("answered", dialect.answer_text(answer.body))
 
 
 def _quoted(label: str, text: str) -> Iterable[str]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any
 
 __all__ = [
-    "answer_text", "counted", "duration", "escape", "last_message", "messages", "money", "one_line",
-    "shorten",
+    "counted", "duration", "escape", "money", "one_line", "shorten",
 ]  # fmt: skip
 
 # C0 and C1 controls bar \n and \t, marks that reorder or hide text, unusual line ends, surrogates.
@@ -70,78 +68,3 @@ def duration(seconds: float) -> str:
         if left >= size:
             return f"{left // size}{unit}{left % size // lower_size:02d}{lower}"
     return f"{left}s"
-
-
-def last_message(body: Mapping[str, Any]) -> str:
-    """Return the text of the last thing that a request says to the model."""
-    said = body.get("messages", body.get("input", ""))
-    if isinstance(said, list) and said:
-        last = said[-1]
-        return _text(last) if isinstance(last, Mapping | str) else f"{len(said)} inputs"
-    return said if isinstance(said, str) else ""
-
-
-def messages(body: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return all that a request says to the model, in order: who says it, and the text."""
-    said = body.get("messages", body.get("input"))
-    if not isinstance(said, list):
-        said = [{"role": "user", "content": said}]
-    elif said and not isinstance(said[-1], Mapping | str):  # tokens to embed
-        said = [f"{len(said)} inputs"]
-    parts = [(name, body.get(name)) for name in ("system", "instructions")]
-    parts += [(_speaker(one), one) for one in said]
-    return [(who, text) for who, part in parts if (text := _text(part))]
-
-
-def _speaker(item: Any) -> str:
-    named = item if isinstance(item, Mapping) else {}
-    return str(named.get("role") or named.get("type") or "input")
-
-
-def answer_text(body: Any) -> str:
-    """Return what an answer says: text, calls of tools, or the error."""
-    if not isinstance(body, Mapping):
-        return str(body)
-    if isinstance(body.get("error"), Mapping):
-        error = body["error"]
-        return f"{error.get('type') or error.get('code') or 'error'}: {error.get('message', '')}"
-    if isinstance(body.get("choices"), list):
-        return _join(_text(choice.get("message")) for choice in _mappings(body["choices"]))
-    if isinstance(body.get("data"), list):
-        return f"{len(body['data'])} embeddings"
-    return _text(body.get("output") or body.get("content"))
-
-
-def _text(part: Any) -> str:
-    """Return the text of a message, block or item of any of the APIs, or of a list of them."""
-    if isinstance(part, str):
-        return part
-    if isinstance(part, Mapping):
-        return _join(_pieces(part))
-    return _join(_text(one) for one in part) if isinstance(part, list) else ""
-
-
-def _pieces(part: Mapping[str, Any]) -> Iterable[str]:
-    kind = part.get("type")
-    if kind in ("tool_use", "function_call", "custom_tool_call"):
-        yield _tool_call(part.get("name"), part.get("input", part.get("arguments")))
-        return
-    for name in ("text", "refusal", "content", "output"):
-        yield _text(part.get(name))
-    for call in _mappings(part.get("tool_calls")):
-        for function in _mappings([call.get("function")]):
-            yield _tool_call(function.get("name"), function.get("arguments"))
-    if kind in ("image_url", "input_image", "image", "file", "input_file", "document"):
-        yield f"[{kind}]"
-
-
-def _mappings(items: Any) -> Iterable[Mapping[str, Any]]:
-    return (one for one in items if isinstance(one, Mapping)) if isinstance(items, list) else ()
-
-
-def _tool_call(name: Any, arguments: Any) -> str:
-    return f"{name}({arguments})"
-
-
-def _join(pieces: Iterable[str]) -> str:
-    return "\n".join(piece for piece in pieces if piece)

@@ -19,6 +19,7 @@ from pytest_langasync.cache.store import Store
 from pytest_langasync.cache.texts import LARGE, Texts
 from pytest_langasync.cli import main
 from pytest_langasync.exceptions import ConfigurationError
+from pytest_langasync.providers import echoed
 from pytest_langasync.sandbox import Sandbox
 
 SECRET = """
@@ -217,11 +218,13 @@ responses = st.fixed_dictionaries(
 @given(answer=responses, known=st.booleans())
 def test_an_echo_is_taken_and_given_back(answer: dict[str, Any], known: bool) -> None:
     asked = {name: value for name, value in answer.items() if name in ("tools", "user")}
-    kept = redaction.without_echo(answer, redaction.digests(asked) if known else None)
+    names = echoed(answer)
+    kept = redaction.without_echo(answer, redaction.digests(asked) if known else None, names)
     assert kept.keys() == answer.keys() and redaction.with_echo(kept, asked) == answer
     assert not any(kept[name] == asked[name] for name in asked if asked[name])
     other = {**answer, "object": "chat.completion"}
-    assert redaction.without_echo(other, asked) == redaction.with_echo(other, asked) == other
+    assert redaction.without_echo(other, asked, echoed(other)) == other
+    assert redaction.with_echo(other, asked) == other
 
 
 large = st.sampled_from([image("A"), "é" * LARGE, "\ud800" * LARGE])

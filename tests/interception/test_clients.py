@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+import aiohttp
 import httpx
 import httpx2
 import pytest
@@ -77,7 +80,8 @@ def test_streams():
         assert "ten" in stream.get_final_response().output_text
 
     async def main():
-        stream = await EARLY_ASYNC.chat.completions.create(**CHAT("eleven"), stream=True)
+        client = openai.AsyncOpenAI()
+        stream = await client.chat.completions.create(**CHAT("eleven"), stream=True)
         return "".join([c.choices[0].delta.content or "" async for c in stream if c.choices])
     assert "eleven" in asyncio.run(main())
 
@@ -167,17 +171,110 @@ def test_a_subclass():
     assert ask(http_client=httpx2.Client(transport=Mine()))
 """
 
-UNKNOWN = """
-import httpx2, openai, pytest
+ADDED_ON_THE_WAY = """
+import asyncio
+import httpx, httpx2, openai, pytest
+pytestmark = pytest.mark.langasync
+CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
 
-class MyT(httpx2.BaseTransport):
-    def handle_request(self, request):
-        return httpx2.Response(200, json={"id": "mine", "choices": []})
+def ask(http):
+    client = openai.OpenAI(api_key="invalid", http_client=http)
+    return client.chat.completions.create(**CHAT).choices[0].message.content
 
-@pytest.mark.langasync
-def test_it():
-    client = openai.OpenAI(http_client=httpx2.Client(transport=MyT()))
-    assert client.chat.completions.create(model="m", messages=[]).id == "mine"
+async def aask(http):
+    client = openai.AsyncOpenAI(api_key="invalid", http_client=http)
+    return (await client.chat.completions.create(**CHAT)).choices[0].message.content
+
+class Token(httpx2.Auth):
+    def auth_flow(self, request):
+        request.headers["authorization"] = "Bearer sk-from-the-flow"
+        yield request
+
+class OldToken(httpx.Auth):
+    auth_flow = Token.auth_flow
+
+def hook(request): request.headers["authorization"] = "Bearer sk-from-the-hook"
+async def ahook(request): hook(request)
+
+def test_an_auth_flow(): assert "hello" in ask(httpx2.Client(auth=Token()))
+def test_an_auth_flow_of_httpx(): assert "hello" in ask(httpx.Client(auth=OldToken()))
+def test_an_asynchronous_auth_flow():
+    assert "hello" in asyncio.run(aask(httpx2.AsyncClient(auth=Token())))
+def test_a_hook(): assert "hello" in ask(httpx2.Client(event_hooks={"request": [hook]}))
+def test_an_asynchronous_hook():
+    assert "hello" in asyncio.run(aask(httpx.AsyncClient(event_hooks={"request": [ahook]})))
+
+def test_a_mount():
+    class Adding(httpx2.HTTPTransport):
+        def handle_request(self, request):
+            hook(request)
+            return super().handle_request(request)
+    assert "hello" in ask(httpx2.Client(mounts={"all://": Adding()}))
+
+def test_a_proxy_is_not_asked():
+    keyed = openai.OpenAI(http_client=httpx2.Client(proxy="http://127.0.0.1:9"))
+    assert "hello" in keyed.chat.completions.create(**CHAT).choices[0].message.content
+    keyed.close()
+"""
+
+AIOHTTP = """
+import asyncio, json
+import aiohttp, pytest
+pytestmark = pytest.mark.langasync
+URL = "https://api.openai.com/v1/chat/completions"
+HEADERS = {"Authorization": "Bearer sk-test"}
+SAY = lambda text, **more: {"model": "gpt-4o-mini", "messages": [
+    {"role": "user", "content": text}], **more}
+
+def run(act, **options):
+    async def main():
+        async with aiohttp.ClientSession(headers=HEADERS, **options) as session:
+            return await act(session)
+    return asyncio.run(main())
+
+def test_json():
+    async def act(session):
+        async with session.post(URL, json=SAY("one")) as response:
+            assert response.status == 200 and response.ok and response.reason == "OK"
+            assert response.content_type == "application/json"
+            assert str(response.url) == URL and response.headers["x-request-id"]
+            return (await response.json())["choices"][0]["message"]["content"]
+    assert "one" in run(act)
+
+def test_bytes_and_a_base_url():
+    async def act(session):
+        response = await session.post("/v1/chat/completions", data=json.dumps(SAY("two")).encode())
+        return await response.text()
+    assert "two" in run(act, base_url="https://api.openai.com")
+
+def test_side_by_side():
+    async def act(session):
+        async def ask(n):
+            async with session.request("post", URL, json=SAY(f"side {n}")) as response:
+                return await response.read()
+        return await asyncio.gather(*map(ask, range(3)))
+    assert len(run(act)) == 3
+
+def test_a_stream():
+    async def act(session):
+        async with session.post(URL, json=SAY("three", stream=True)) as response:
+            assert response.content_type == "text/event-stream"
+            return [line async for line in response.content]
+    assert run(act)[-2:] == [b"data: [DONE]\\n", b"\\n"]
+
+def test_errors():
+    async def act(session):
+        with pytest.raises(aiohttp.ClientResponseError) as error:
+            await session.post(URL, json=SAY("[[status:400]]"), raise_for_status=True)
+        return error.value.status
+    assert run(act) == 400
+
+def test_a_session_that_raises():
+    async def act(session):
+        with pytest.raises(aiohttp.ClientResponseError) as error:
+            await session.post(URL, json=SAY("[[status:422]]"))
+        return error.value.status
+    assert run(act, raise_for_status=True) == 422
 """
 
 FAILURES = """
@@ -281,8 +378,17 @@ def test_files_and_models_and_other_paths():
 """
 
 
+LEAVES = (
+    (httpx.HTTPTransport, "handle_request"),
+    (httpx.AsyncHTTPTransport, "handle_async_request"),
+    (httpx2.HTTPTransport, "handle_request"),
+    (httpx2.AsyncHTTPTransport, "handle_async_request"),
+    (aiohttp.ClientSession, "_request"),
+)
+
+
 def test_every_client_is_caught(suite: Suite) -> None:
-    suite.pytester.makepyfile(test_clients=CLIENTS)
+    suite.pytester.makepyfile(test_callers=CLIENTS)
     suite.run().assert_outcomes(passed=11)
     rows = suite.ledger()
     assert len(rows) == 22 and all(row["job_id"] for row in rows)
@@ -313,13 +419,32 @@ def test_a_wrapper_around_a_transport_changes_nothing(suite: Suite) -> None:
     assert len(suite.ledger()) == 4 and all(row["job_id"] for row in suite.ledger())
 
 
-def test_an_unknown_transport_is_named(suite: Suite, provider: Sandbox) -> None:
-    suite.pytester.makepyfile(test_unknown=UNKNOWN)
-    result = suite.plain("--langasync-batch")
-    result.assert_outcomes(passed=1)
-    says = "1 call to * ran in real time: where the transport MyT leads is not known"
-    result.stdout.fnmatch_lines([says])
-    assert not provider.requests()
+def test_what_is_added_to_a_call_on_its_way_is_in_the_batch(suite: Suite) -> None:
+    """Auth flows, hooks and mounts have run by the time a call is caught."""
+    suite.pytester.makepyfile(test_added=ADDED_ON_THE_WAY)
+    suite.run().assert_outcomes(passed=7)
+    assert len(suite.ledger()) == 7 and all(row["job_id"] for row in suite.ledger())
+
+
+def test_aiohttp(suite: Suite) -> None:
+    suite.pytester.makepyfile(test_aiohttp=AIOHTTP)
+    suite.run("--langasync-max-retries=0").assert_outcomes(passed=6)
+    assert len(suite.ledger()) == 8 and all(row["job_id"] for row in suite.ledger())
+    suite.run("--langasync-offline", "-k", "not raises and not errors").assert_outcomes(passed=4)
+
+
+def test_what_goes_out_in_real_time_is_what_the_client_made(
+    suite: Suite, provider: Sandbox
+) -> None:
+    """Each kind of client sends for itself: with its auth flow, and what it was told to stream."""
+    for module, source in (("added", ADDED_ON_THE_WAY), ("callers", CLIENTS)):
+        suite.pytester.makepyfile(
+            **{f"test_{module}": source.replace("def test_a_proxy", "def no")}
+        )
+    result = suite.plain("--langasync-realtime")
+    result.assert_outcomes(passed=17)
+    assert len(provider.ledger()) == 28 and not any(row["job_id"] for row in provider.ledger())
+    suite.plain("--langasync-offline").assert_outcomes(passed=17)
 
 
 def test_nothing_else_is_touched(suite: Suite, provider: Sandbox) -> None:
@@ -372,8 +497,8 @@ def test_patches_are_undone_and_absent_without_the_flag(suite: Suite) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def patched() -> list[object]:
-        clients = (httpx.Client, httpx.AsyncClient, httpx2.Client, httpx2.AsyncClient)
-        return [*(c.send for c in clients), threading.Thread.start, ThreadPoolExecutor.submit]
+        leaves = [getattr(owner, name) for owner, name in LEAVES]
+        return [*leaves, threading.Thread.start, ThreadPoolExecutor.submit, *sys.meta_path]
 
     before = patched()
     suite.pytester.makepyfile(
@@ -381,7 +506,7 @@ def test_patches_are_undone_and_absent_without_the_flag(suite: Suite) -> None:
         import httpx2, pytest
         @pytest.mark.langasync
         def test_module():
-            code = httpx2.Client.send.__code__.co_filename
+            code = httpx2.HTTPTransport.handle_request.__code__.co_filename
             assert ("pytest_langasync" in code) == EXPECTED
         """.replace("EXPECTED", "True")
     )

@@ -148,7 +148,7 @@ class TestRetries:
         assert world.answer(1).body == {"echo": 1} and world.answer(1).job_id == "batch_3"
         assert world.cloud.bought() == {key_of(1): 3, key_of(2): 1}
         assert world.batcher.retries == [("batch_1", reason, 1), ("batch_2", reason, 1)]
-        links = [job.metadata.get("retry_of") for job in world.store.jobs()]
+        links = [job.retry_of or None for job in world.store.jobs()]
         assert links == [None, "batch_1", "batch_2"]
 
     def test_what_was_at_fault_is_not(self, world: World) -> None:
@@ -328,4 +328,4 @@ class TestRejections:
             raise CapacityError("too many enqueued")
 
         world.cloud.creates = [full]
-        assert not world.run(ask(1), timeout=0) and world.store.intents() == []
+        assert not world.run(ask(1), timeout=0) and world.store.open_submissions() == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.cloud import (
@@ -28,7 +27,6 @@ from pytest_langasync.exceptions import (
 )
 from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.batcher import Batcher, Policy
-from pytest_langasync.models import Request, Target
 from pytest_langasync.providers import Created, Limits, Submission
 
 
@@ -97,19 +95,6 @@ class TestSubmit:
         world.run(*(ask(n, endpoint="/embeddings", inputs=2_048) for n in range(30)))
         assert sorted(len(job.lines) for job in world.cloud.jobs.values()) == [6, 24]
 
-    @pytest.mark.parametrize(
-        ("endpoint", "given", "inputs"),
-        [
-            ("/embeddings", "one", 1),
-            ("/embeddings", ["one", "two"], 2),
-            ("/embeddings", [1, 2, 3], 1),
-            ("/embeddings", [[1, 2], [3]], 2),
-            ("/responses", [{"role": "user"}, {"role": "user"}], 1),
-        ],
-    )
-    def test_inputs_of_a_request(self, endpoint: str, given: Any, inputs: int) -> None:
-        assert Request(Target("openai", URL, endpoint), {"input": given}).inputs == inputs
-
     def test_a_wrong_key_does_not_stop_other_groups(self, world: World) -> None:
         def refuse() -> None:
             raise ConfigurationError("401")
@@ -118,7 +103,7 @@ class TestSubmit:
         with pytest.raises(ConfigurationError, match="401"):
             world.submit(ask(1, model="a"), ask(2, model="b"))
         assert world.batcher.wait() and world.answer(2).ok
-        assert world.store.intents() == [] and world.store.answer(key_of(1)) is None
+        assert world.store.open_submissions() == [] and world.store.answer(key_of(1)) is None
 
     def test_all_that_needs_a_person_is_told_at_once(self, world: World) -> None:
         def refuse(text: str) -> None:
@@ -139,7 +124,7 @@ class TestSubmit:
         world.cloud.creates = [fail]
         with pytest.raises(ProviderError, match="unreachable"):
             world.submit(ask(1))
-        assert world.store.intents() == []
+        assert world.store.open_submissions() == []
         assert world.run(ask(1)) and world.cloud.bought() == {key_of(1): 1}
 
     def test_two_runs_at_once_buy_once(self, world: World) -> None:
@@ -197,7 +182,7 @@ class TestCrashes:
         world.start()
         assert world.run(ask(1), ask(2), ask(3))
         assert world.cloud.bought() == {key_of(n): 1 for n in (1, 2, 3)}
-        assert world.store.intents() == [] and world.answer(2).ok
+        assert world.store.open_submissions() == [] and world.answer(2).ok
 
     @pytest.mark.parametrize("created", [True, False])
     def test_a_create_of_unknown_outcome(self, world: World, created: bool) -> None:
@@ -209,7 +194,7 @@ class TestCrashes:
         else:
             world.cloud.creates = [reset]
         assert world.run(ask(1)) and world.cloud.bought() == {key_of(1): 1}
-        assert world.store.intents() == []
+        assert world.store.open_submissions() == []
 
     def test_nothing_is_bought_while_the_list_cannot_be_read(self, world: World) -> None:
         world.start(suite="")
@@ -325,8 +310,9 @@ class TestCrashes:
     def test_resume_of_a_job_that_nobody_knows(self, world: World) -> None:
         with pytest.raises(ConfigurationError, match="no batch batch_9"):
             world.batcher.attach("batch_9", ASKED)
-        with pytest.raises(ConfigurationError, match="not a job ID"):
-            world.batcher.attach("nonsense", ASKED)
+        world.run(ask(1, base_url="https://elsewhere.test/v1"))
+        with pytest.raises(ConfigurationError, match="no call of this run goes there"):
+            world.batcher.attach("batch_1", ASKED)
 
     def test_damaged_answers_are_fetched_again_not_bought(self, world: World) -> None:
         world.run(ask(1), ask(2))

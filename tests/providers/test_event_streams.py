@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_langasync.providers.dialects.event_streams import event_stream, strip_stream
+from pytest_langasync.providers.dialects import dialect_of
 
 anthropic = pytest.importorskip("anthropic")
 openai = pytest.importorskip("openai")
@@ -24,6 +24,14 @@ NASTY = (
 )
 CHAT = "/chat/completions"
 ASK = [{"role": "user", "content": "?"}]
+
+
+def event_stream(endpoint: str, body: Any, request_body: Any) -> bytes:
+    return dialect_of(endpoint).event_stream(body, request_body)
+
+
+def strip_stream(endpoint: str, body: Any) -> dict[str, Any]:
+    return dialect_of(endpoint).strip_stream(body)
 
 
 def http_of(client_class: Any) -> Any:

@@ -97,7 +97,7 @@ def test_a_file_that_is_not_visible_yet_is_waited_for(bench: Bench) -> None:
 def test_the_upper_bound_of_a_line(bench: Bench) -> None:
     body = {"model": "m", "text": 'é\u2028"\\'}
     lines = [("n-1", body)]
-    for endpoint in OPENAI.endpoints:
+    for endpoint in (dialect.endpoint for dialect in OPENAI.dialects):
         bench.client().create(Submission("n", endpoint, (), lines, 1))
         sent = bench.server.at("POST /v1/files")[-1].parts["file"].get_payload(decode=True)
         assert isinstance(sent, bytes)

@@ -64,7 +64,7 @@ def test_exactly_the_intercepted_headers_are_sent(bench: Bench, headers: dict[st
 
     # Headers that belong to the intercepted request itself must not spoil ours.
     client = bench.client({**headers, "content-length": "7", "accept-encoding": "br"})
-    client.create(Submission("n", bench.provider.endpoints[0], (), [("n-1", {})], 1))
+    client.create(Submission("n", bench.provider.dialects[0].endpoint, (), [("n-1", {})], 1))
     assert list(client.rows("b1", client.status("b1")))
 
     assert len(bench.server.seen) >= 3
@@ -285,7 +285,7 @@ def test_nobody_listens() -> None:
         bench = Bench(kind, gone)
         client = bench.client(base=f"{url}/v1")
         with pytest.raises(ProviderError, match="ConnectError") as caught:
-            client.create(Submission("n", bench.provider.endpoints[0], (), [], 0))
+            client.create(Submission("n", bench.provider.dialects[0].endpoint, (), [], 0))
         assert type(caught.value) is ProviderError  # not CreateUnknownError
         assert len(bench.slept) == 4
 
@@ -294,7 +294,7 @@ def test_nobody_listens() -> None:
 def test_a_wrong_key_is_one_line(bench: Bench, status: int) -> None:
     for route in (f"POST {bench.path}", "POST /v1/files", f"GET {bench.path}/b1"):
         bench.server.on(route, Say(bench.error("nope"), status))
-    submission = Submission("n", bench.provider.endpoints[0], (), [], 0)
+    submission = Submission("n", bench.provider.dialects[0].endpoint, (), [], 0)
     for act in (lambda: bench.client().create(submission), lambda: bench.client().status("b1")):
         with pytest.raises(ConfigurationError, match=str(status)):
             act()
@@ -307,7 +307,7 @@ def test_a_wrong_key_is_one_line(bench: Bench, status: int) -> None:
 def test_a_server_without_a_batch_api(bench: Bench, say: Say) -> None:
     for route in (f"POST {bench.path}", "POST /v1/files", f"GET {bench.path}"):
         bench.server.on(route, say)
-    submission = Submission("n", bench.provider.endpoints[0], (), [], 0)
+    submission = Submission("n", bench.provider.dialects[0].endpoint, (), [], 0)
     expected = "403" if say.status == 403 else "no batch API at this base URL"
     with pytest.raises(ConfigurationError, match=expected):
         bench.client().create(submission)

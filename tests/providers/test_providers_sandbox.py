@@ -19,7 +19,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/embeddings": {"input": "Hi"},
     "/messages": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9},
 }
-CASES = [(provider, endpoint) for provider in providers() for endpoint in provider.endpoints]
+CASES = [(one, dialect.endpoint) for one in providers() for dialect in one.dialects]
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ from pytest_langasync.reporting.terminal import (
     failure_section,
     summary_lines,
 )
-from pytest_langasync.reporting.text import answer_text, duration, last_message, money, shorten
+from pytest_langasync.reporting.text import duration, money, shorten
 
 START = 1_793_500_000.0
 HOSTILE = "a\x1b[2J\x9b31m\r\u202eb\u2028c\x07\ud800"
@@ -131,77 +131,6 @@ def test_shorten_keeps_both_ends() -> None:
     assert short.endswith("end")
     assert "803 characters left out" in short
     assert shorten("abc", 3) == "abc"
-
-
-@pytest.mark.parametrize(
-    ("body", "text"),
-    [
-        ({"messages": [{"content": "one"}, {"content": "two"}]}, "two"),
-        (
-            {"messages": [{"content": [{"type": "text", "text": "see"}, {"type": "image"}]}]},
-            "see\n[image]",
-        ),
-        ({"input": "hello"}, "hello"),
-        ({"input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}]}, "hi"),
-        ({"input": [{"type": "function_call_output", "output": "42"}]}, "42"),
-        ({"messages": [{"content": [{"type": "tool_result", "content": "42"}]}]}, "42"),
-        ({"input": [[1, 2], [3]]}, "2 inputs"),
-        ({"messages": "nonsense"}, "nonsense"),
-        ({}, ""),
-    ],
-)
-def test_last_message(body: dict[str, Any], text: str) -> None:
-    assert last_message(body) == text
-
-
-@pytest.mark.parametrize(
-    ("body", "text"),
-    [
-        (BODY, "Paris"),
-        (
-            {
-                "choices": [
-                    {
-                        "message": {
-                            "content": None,
-                            "tool_calls": [{"function": {"name": "f", "arguments": '{"a":1}'}}],
-                        }
-                    }
-                ]
-            },
-            'f({"a":1})',
-        ),
-        (
-            {
-                "output": [
-                    {"type": "reasoning", "summary": []},
-                    {"type": "message", "content": [{"type": "output_text", "text": "Hi"}]},
-                    {"type": "function_call", "name": "g", "arguments": "{}"},
-                ]
-            },
-            "Hi\ng({})",
-        ),
-        (
-            {
-                "content": [
-                    {"type": "text", "text": "Hm"},
-                    {"type": "tool_use", "name": "h", "input": {"a": 1}},
-                ]
-            },
-            "Hm\nh({'a': 1})",
-        ),
-        ({"data": [{}, {}]}, "2 embeddings"),
-        (
-            {"error": {"type": "invalid_request_error", "message": "no"}},
-            "invalid_request_error: no",
-        ),
-        ({"choices": ["nonsense", {"message": {"tool_calls": 3}}]}, ""),
-        ({}, ""),
-        ("<html>", "<html>"),
-    ],
-)
-def test_answer_text(body: Any, text: str) -> None:
-    assert answer_text(body) == text
 
 
 # --- summary

@@ -181,6 +181,7 @@ class World:
             notify=self.events.append,
             connect=self.cloud.connect,
             clock=self.clock,
+            timer=self.clock,
             sleep=self.clock.sleep,
             **{"suite": "suite", **options},
         )

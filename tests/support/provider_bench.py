@@ -79,7 +79,7 @@ class Bench:
     def create(self) -> Any:
         self.server.on("POST /v1/files", Say({"id": "file-i"}))
         self.server.on("DELETE /v1/files/file-i", Say({"id": "file-i", "deleted": True}))
-        endpoint = self.provider.endpoints[0]
+        endpoint = self.provider.dialects[0].endpoint
         lines = [("n-1", {"model": "m"})]
         return self.client().create(Submission("n", endpoint, (), lines, len(lines)))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import Finished, StoredRequest
 from pytest_langasync.exceptions import (
     ConfigurationError,
     JobNotFoundError,
@@ -14,20 +14,17 @@ from pytest_langasync.exceptions import (
     ProviderError,
     raise_as_one,
 )
-from pytest_langasync.lanes import RunContext
+from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest
 from pytest_langasync.lanes.batch.outcomes import (
     CAPACITY_CODES,
-    depth,
-    error_body,
     guilty,
     why_again,
 )
-from pytest_langasync.lanes.batch.plan import Policy, QueuedRequest
 from pytest_langasync.lanes.batch.poll import GONE_AFTER, NEWBORN, Polled, Poller, Watch
 from pytest_langasync.lanes.batch.recover import DOUBT
 from pytest_langasync.lanes.batch.submit import Submitter
+from pytest_langasync.lanes.batch.tidy import tidy
 from pytest_langasync.models import (
-    Credentials,
     Event,
     EventKind,
     Job,
@@ -37,7 +34,11 @@ from pytest_langasync.models import (
     ResultRow,
     Target,
 )
-from pytest_langasync.providers import by_job_id
+from pytest_langasync.providers import dialect_of
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Finished, StoredRequest
+    from pytest_langasync.lanes import RunContext
 
 __all__ = ["Batcher", "Policy"]
 
@@ -48,12 +49,13 @@ class Batcher:
     def __init__(self, context: RunContext, policy: Policy) -> None:
         self.retries: list[tuple[str, str, int]] = []
         """What was sent again: (ID of the job that failed, reason, number of requests)."""
+        self._context = context
         self._store = context.store
         self._policy = policy
         self._notify = context.notify
-        self._tick = context.tick
-        self._clock = context.clock
-        self._submitter = Submitter(context, policy, self._watch)
+        self._timer = context.timer
+        self._clients = Clients(context.connect)
+        self._submitter = Submitter(context, policy, self._clients, self._watch)
         self._poller = Poller(context, policy)
         self._queue: dict[str, QueuedRequest] = {}
         self._queue_due = 0.0
@@ -88,7 +90,7 @@ class Batcher:
             CacheError: the cache cannot be written.
         """
         failures = self._place([QueuedRequest(pending, valid) for pending in missing_calls])
-        self._submitter.tidy()
+        tidy(self._context, self._policy, self._clients)
         raise_as_one([error for error, _ in failures])
 
     def look_up(
@@ -108,16 +110,19 @@ class Batcher:
     def attach(self, job_id: str, target: Target) -> Job:
         """Wait for a job known by its ID, also when the cache has never heard of it.
 
+        It is looked for where ``target`` leads to.
+
         Raises:
-            ConfigurationError: no provider has such IDs, or the provider does not know the job.
+            ConfigurationError: the provider does not know the job, or it is of another one.
             ProviderError: the provider could not be asked.
         """
-        job = self._store.job(job_id)
-        if job is None:
-            by_job_id(job_id)
-            job = self._submitter.adopt(job_id, target)
+        job = self._store.job(job_id) or self._submitter.adopt(job_id, target)
+        if job.host != target.host:
+            raise ConfigurationError(
+                f"{job_id} is a job at {job.base_url}, and no call of this run goes there"
+            )
         if job.state is JobState.RUNNING:
-            self._watch(job, target.credentials, (), fresh=False)
+            self._watch(job, target, (), fresh=False)
         return job
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -129,9 +134,9 @@ class Batcher:
             ConfigurationError: a key was refused; the other jobs were waited for.
             CacheError: the cache cannot be written; what was bought stays at the provider.
         """
-        deadline = None if timeout is None else self._clock() + timeout
+        deadline = None if timeout is None else self._timer() + timeout
         while self._poller.watches or self._queue:
-            if deadline is not None and self._clock() >= deadline:
+            if deadline is not None and self._timer() >= deadline:
                 for last in self._poller.last_round():
                     self._handle(last)
                 self._flush_due()
@@ -139,7 +144,7 @@ class Batcher:
             self._flush_due()
             if not (self._poller.watches or self._queue):
                 break  # another process, or a job whose requests were unread, had the answers
-            self._tick()
+            self._context.tick()
             times = [deadline, self._queue_due if self._queue else None]
             polled = self._poller.step(min((t for t in times if t is not None), default=None))
             if polled is not None:
@@ -155,7 +160,7 @@ class Batcher:
         for watch in [watch for watch in self._poller.watches.values() if watch.asks]:
             self._tell("cancelling", watch)
             self._cancel(watch)
-            watch.due, watch.pause = self._clock(), self._policy.first_poll
+            watch.due, watch.pause = self._timer(), self._policy.first_poll
 
     def _cancel(self, watch: Watch) -> None:
         try:
@@ -165,7 +170,7 @@ class Batcher:
 
     def close(self) -> None:
         """Close connections. Jobs go on at the provider."""
-        self._submitter.close()
+        self._clients.close()
 
     # Submitting
 
@@ -189,12 +194,12 @@ class Batcher:
     def _enqueue(self, asks: Iterable[QueuedRequest], delay: float) -> None:
         queued = {ask.pending.key: ask for ask in asks}
         if queued:
-            due = self._clock() + delay
+            due = self._timer() + delay
             self._queue_due = min(self._queue_due, due) if self._queue else due
             self._queue.update(queued)
 
     def _flush_due(self) -> None:
-        if self._queue and self._queue_due <= self._clock():
+        if self._queue and self._queue_due <= self._timer():
             self._flush()
 
     def _flush(self) -> None:
@@ -208,13 +213,13 @@ class Batcher:
                 self._errors.append(error)
 
     def _watch(
-        self, job: Job, credentials: Credentials, asks: Iterable[QueuedRequest], *, fresh: bool
+        self, job: Job, target: Target, asks: Iterable[QueuedRequest], *, fresh: bool
     ) -> None:
         watch = self._poller.watches.get(job.id)
         if watch is None:
-            client = self._submitter.client(job.target(credentials))
+            client = self._clients.of(target)
             pause = self._policy.first_poll
-            due = self._clock() + (pause if fresh else 0.0)
+            due = self._timer() + (pause if fresh else 0.0)
             watch = self._poller.watches[job.id] = Watch(job, client, due, pause)
             self._tell("submitted" if fresh else "attached", watch)
         watch.asks.update((ask.pending.key, ask) for ask in asks)
@@ -245,9 +250,8 @@ class Batcher:
             raise error
 
     def _running(self, watch: Watch, status: JobStatus) -> None:
-        metadata = {k: v for k, v in watch.job.metadata.items() if k != "not_found"}
-        if status.word != watch.job.word or len(metadata) != len(watch.job.metadata):
-            watch.job = replace(watch.job, word=status.word, metadata=metadata)
+        if status.word != watch.job.word or watch.job.not_found:
+            watch.job = replace(watch.job, word=status.word, not_found=0)
             self._store.update_job(watch.job)
         watch.trouble = ""
         if status != watch.status:
@@ -261,13 +265,12 @@ class Batcher:
 
     def _not_found(self, watch: Watch, error: JobNotFoundError) -> None:
         """Believe only after several polls that a job, or a part of its results, is gone."""
-        job, age = watch.job, self._clock() - watch.job.created_at
-        if watch.absences + 1 < GONE_AFTER:
+        job, age = watch.job, self._context.clock() - watch.job.created_at
+        if job.not_found + 1 < GONE_AFTER:
             self._trouble(watch, error)
             if age >= NEWBORN:
                 # On disk, so that runs which poll but once come to a conclusion, too.
-                count = {"not_found": str(watch.absences + 1)}
-                watch.job = replace(job, metadata={**job.metadata, **count})
+                watch.job = replace(job, not_found=job.not_found + 1)
                 self._store.update_job(watch.job)
             self._poller.reschedule(watch)
         else:
@@ -294,7 +297,7 @@ class Batcher:
             reason = self._why_again(key, finished)
             if not reason:
                 continue
-            if not self._cancelled and depth(job) < self._tries(ask):
+            if not self._cancelled and job.depth < self._tries(ask):
                 again.append((ask, reason))
             elif key in finished.missing and not self._cancelled:
                 lost.append(requests[key])
@@ -330,7 +333,7 @@ class Batcher:
 
         for ask, _ in again:
             self._queue[ask.pending.key] = QueuedRequest(
-                ask.pending, settled, job.id, depth(job) + 1
+                ask.pending, settled, job.id, job.depth + 1
             )
         self._queue_due = 0.0
         self._flush()
@@ -360,7 +363,7 @@ class Batcher:
 
     def _may_resend(self, watch: Watch) -> bool:
         return not self._cancelled and all(
-            depth(watch.job) < self._tries(ask) for ask in watch.asks.values()
+            watch.job.depth < self._tries(ask) for ask in watch.asks.values()
         )
 
     def _answer(
@@ -375,7 +378,7 @@ class Batcher:
     ) -> None:
         """Store an error that the provider gave for the whole job, or did not give at all."""
         job = self._store.job(job.id) or job
-        body = error_body(job.provider, status, code, text)
+        body = dialect_of(job).error_body(status, text, code=code or None)
         rows = (ResultRow(r.custom_id, status, body, retryable=retryable) for r in requests)
         self._store.finish(job, rows, word=job.word, state=job.state, reason=job.reason)
 

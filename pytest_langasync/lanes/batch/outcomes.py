@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import StoredRequest
-from pytest_langasync.models import Job, JobStatus
+from pytest_langasync.models import JobStatus
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import StoredRequest
 
 CAPACITY_CODES = frozenset({"token_limit_exceeded"})
 LINE_CODES = frozenset(
@@ -32,11 +34,6 @@ WORDS = {
 }
 
 
-def depth(job: Job) -> int:
-    """Return how many jobs before this one were sent for the same requests."""
-    return int(job.metadata.get("depth", "0"))
-
-
 def guilty(
     status: JobStatus, requests: Sequence[StoredRequest], *, again: bool
 ) -> tuple[Sequence[StoredRequest], int]:
@@ -53,17 +50,6 @@ def guilty(
     if again and 0 < number <= len(requests) and len(requests) > 1:
         return [requests[number - 1]], code
     return requests, code
-
-
-def error_body(provider: str, status: int, code: str, message: str) -> dict[str, Any]:
-    """Return an error in the shape in which the provider's real-time endpoint gives it."""
-    kind = {404: "not_found_error"}.get(status, "invalid_request_error")
-    if provider == "anthropic":
-        kind = kind if status < 500 else "api_error"
-        error: dict[str, Any] = {"type": kind, "message": message}
-        return {"type": "error", "error": error, "request_id": None}
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message, "type": kind, "param": None, "code": code or None}}
 
 
 def why_again(status: int) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import Intent
 from pytest_langasync.exceptions import (
     CacheError,
     ConfigurationError,
@@ -15,10 +15,13 @@ from pytest_langasync.exceptions import (
     LangasyncError,
     ProviderError,
 )
-from pytest_langasync.lanes import RunContext
-from pytest_langasync.lanes.batch.plan import Policy, QueuedRequest
+from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest
 from pytest_langasync.models import Event, Job, MissingCall, Target, split_custom_id
 from pytest_langasync.providers import Client, Found
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Intent
+    from pytest_langasync.lanes import RunContext
 
 KEPT = 30 * 86400.0
 """How long providers keep a batch's results, in seconds."""
@@ -38,7 +41,6 @@ MINUTE = 60.0
 OPAQUE_REQUESTS = 10_000
 """How large a batch may be whose results are read only to learn whose it is."""
 
-ClientOf = Callable[[Target], Client]
 Failures = list[tuple[LangasyncError, list[QueuedRequest]]]
 
 
@@ -52,14 +54,11 @@ class Verdict(enum.Enum):
 class Search:
     """Looks for what was bought, before it is bought again. Call it with the cache's lock held."""
 
-    def __init__(self, context: RunContext, policy: Policy, client: ClientOf) -> None:
+    def __init__(self, context: RunContext, policy: Policy, clients: Clients) -> None:
+        self._context = context
         self._store = context.store
-        self._suite = context.suite
         self._policy = policy
-        self._notify = context.notify
-        self._client = client
-        self._clock = context.clock
-        self._sleep = context.sleep
+        self._clients = clients
         self._recent: dict[tuple[str, str, str], list[Found]] = {}
 
     # Submissions
@@ -72,7 +71,7 @@ class Search:
         Returns what may go on, and what has to wait because the provider cannot tell yet.
         """
         undecided: list[QueuedRequest] = []
-        for intent in self._store.intents():
+        for intent in self._store.open_submissions():
             concerned = self._concerned(asks, intent)
             if not concerned:
                 continue
@@ -90,42 +89,38 @@ class Search:
 
     def _concerned(self, asks: list[QueuedRequest], intent: Intent) -> list[QueuedRequest]:
         """Return what an open submission holds, or may hold where its requests are damaged."""
-        keys = self._store.intent_keys(intent.nonce)
-        held = [ask for ask in asks if ask.pending.key in keys]
+        keys = self._store.intents.keys(intent.nonce)
+        place = (intent.meta.provider, intent.meta.base_url)
+        there = [ask for ask in asks if ask.pending.target.host == place]
+        held = [ask for ask in there if ask.pending.key in keys]
         if len(keys) >= intent.count:
             return held
-        place = (intent.meta.provider, intent.meta.base_url)
-        there = (ask for ask in asks if ask.pending.target.host == place)
         return held + [ask for ask in there if ask.pending.key not in keys]
 
     def _settle(self, intent: Intent, pending: MissingCall) -> Found | Verdict:
-        meta, credentials = intent.meta, pending.target.credentials
-        client = self._client(
-            Target(meta.provider, meta.base_url, meta.endpoint, meta.headers, credentials)
-        )
-        found = self.look(intent, client)
+        found = self.look(intent, self._clients.of(pending.target))
         if isinstance(found, Found):
             self.promote(intent, found)
         elif found is Verdict.ABSENT:
-            self._store.drop_intent(intent.nonce)
+            self._store.intents.drop(intent.nonce)
         return found
 
     def look(self, intent: Intent, client: Client) -> Found | Verdict:
         """Look for a submission, again and again while it may still come to be listed."""
         known = [job.id for job in self._store.jobs()]
-        begun, pause = self._clock(), FIRST_PAUSE
+        context, pause = self._context, FIRST_PAUSE
         # One that was noted long ago is listed by now; when it was sent since then, nobody knows.
-        fresh = begun - intent.created_at < 10 * self._policy.patience
-        end = begun + (self._policy.patience if fresh else 0.0)
+        fresh = context.clock() - intent.created_at < 10 * self._policy.patience
+        end = context.timer() + (self._policy.patience if fresh else 0.0)
         while True:
             found = look(client, intent, known)
-            left = end - self._clock()
+            left = end - context.timer()
             if found is not Verdict.ABSENT or left <= 0:
                 return found
             text = "its creation was not confirmed: looking for it at the provider"
             meta = intent.meta
-            self._notify(Event("waiting", meta.provider, meta.model, intent.count, message=text))
-            self._sleep(min(pause, left))
+            context.notify(Event("waiting", meta.provider, meta.model, intent.count, message=text))
+            context.sleep(min(pause, left))
             pause *= 2
 
     def promote(self, intent: Intent, found: Found) -> Job:
@@ -143,7 +138,9 @@ class Search:
             created_at=intent.created_at,
             requests=intent.count,
             input_ref=found.input_ref,
-            metadata=intent.metadata,
+            suite=intent.suite,
+            retry_of=intent.retry_of,
+            depth=intent.depth,
         )
         return self._store.promote(intent.nonce, job)
 
@@ -170,10 +167,10 @@ class Search:
         return [ask for ask in asks if ask.pending.key not in failed]
 
     def _take_in(self, pending: MissingCall, keys: set[str]) -> None:
-        p, wanted = pending, {key for key in keys if self._store.in_flight(key) is None}
-        if not (wanted and self._suite):
+        wanted = {key for key in keys if self._store.in_flight(key) is None}
+        if not (wanted and self._context.suite):
             return
-        client = self._client(p.target)
+        client = self._clients.of(pending.target)
         adopted: list[tuple[Found, frozenset[str]]] = []
         for found in self._suite_jobs(pending, client):
             if not wanted:
@@ -184,7 +181,7 @@ class Search:
                 wanted -= held
                 adopted.append((found, ids))
         for found, ids in reversed(adopted):  # of two jobs with a request the newest counts
-            job = _job_of(found, p.target, _nonce_of(ids))
+            job = _job_of(found, pending.target, _nonce_of(ids))
             self._store.adopt(job, ids)
 
     def _suite_jobs(self, pending: MissingCall, client: Client) -> list[Found]:
@@ -196,35 +193,34 @@ class Search:
         place = _account(pending)
         if place not in self._recent:
             known = {job.id for job in self._store.jobs()}
-            open_ = {intent.nonce for intent in self._store.intents()}
+            open_ = {intent.nonce for intent in self._store.open_submissions()}
             here = (job for job in self._store.jobs() if job.host == pending.target.host)
             newest = max((job.created_at for job in here), default=None)
             oldest = self._policy.adopt_since  # the provider counts in whole seconds
 
             def may_be_ours(found: Found) -> bool:
                 if not found.opaque:
-                    ours = found.suite == self._suite and bool(found.nonce)
+                    ours = found.suite == self._context.suite and bool(found.nonce)
                     return ours and found.nonce not in open_
                 recent = newest is not None and found.created_at + MINUTE >= newest
                 return recent and not found.running and found.total <= OPAQUE_REQUESTS
 
-            listed = client.find(max(self._clock() - KEPT, oldest))
+            listed = client.find(max(self._context.clock() - KEPT, oldest))
             new = (f for f in listed if f.job_id not in known and f.created_at >= oldest)
             self._recent[place] = list(itertools.islice(filter(may_be_ours, new), SUITE_JOBS))
         return self._recent[place]
 
     def adopt(self, job_id: str, target: Target) -> Job:
         """Take in a job known by its ID alone. Raises as ``Batcher.attach`` does."""
-        target = replace(target, headers=())
-        client = self._client(target)
+        client, now = self._clients.of(target), self._context.clock()
         try:
             status = client.status(job_id)
             ids = client.input_ids(job_id)
         except JobNotFoundError as error:
             raise ConfigurationError(str(error)) from error
-        listed = (f for f in client.find(self._clock() - KEPT) if f.job_id == job_id)
-        found = next(listed, Found(job_id, self._clock(), status.total, endpoint=target.endpoint))
-        job = _job_of(found, target, _nonce_of(ids or ()))
+        listed = (f for f in client.find(now - KEPT) if f.job_id == job_id)
+        found = next(listed, Found(job_id, now, status.total, endpoint=target.endpoint))
+        job = _job_of(found, replace(target, headers=()), _nonce_of(ids or ()))
         return self._store.adopt(job, ids)
 
 
@@ -250,7 +246,7 @@ def _job_of(found: Found, target: Target, nonce: str) -> Job:
         created_at=found.created_at,
         requests=found.total,
         input_ref=found.input_ref,
-        metadata={"suite": found.suite} if found.suite else {},
+        suite=found.suite,
     )
 
 

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import Store
 from pytest_langasync.exceptions import JobNotFoundError, LangasyncError
+from pytest_langasync.lanes.batch import Clients, Policy
 from pytest_langasync.models import Job, JobState
 from pytest_langasync.providers import Client
+
+if TYPE_CHECKING:
+    from pytest_langasync.lanes import RunContext
 
 MOST = 20
 """How many jobs one run tidies up after: nobody waits long for it."""
 
 
-def tidy(
-    store: Store, clients: Mapping[tuple[str, str], Iterable[Client]], ended_before: float
-) -> None:
-    """Delete the files of jobs that ended before then (since the epoch) and are stored here.
+def tidy(context: RunContext, policy: Policy, clients: Clients) -> None:
+    """Delete the files of old jobs that are stored here, at the providers in use.
 
     A job whose answers a test still waits to be judged on keeps them: with them alone a lost cache
-    can be rebuilt. ``clients`` are by provider and base URL. Trouble is left to the next run.
+    can be rebuilt. Trouble is left to the next run.
     """
-    waiting = {key for entry in store.owner_state().values() for key in entry.get("waiting", ())}
+    store, ended_before = context.store, policy.tidy_before
+    if not ended_before:
+        return
+    waiting = {key for entry in store.owners.read().values() for key in entry.waiting}
     old = [
         job
         for job in store.jobs()
         if job.input_ref
-        and "files" not in job.metadata
+        and not job.files
         and job.state is not JobState.RUNNING
         and (job.ended_at or ended_before) < ended_before
-        and (job.provider, job.base_url) in clients
+        and clients.at(job.host)
         and waiting.isdisjoint(request.key for request in store.requests_in(job.id))
     ]
     try:
         for job in old[:MOST]:
-            files = _delete(job, clients[job.provider, job.base_url])
-            store.update_job(replace(job, metadata={**job.metadata, "files": files}))
+            files = _delete(job, clients.at(job.host))
+            store.update_job(replace(job, files=files))
     except LangasyncError:
         return
 
