@@ -54,6 +54,8 @@ def start(folder: str, python: str, address: str) -> None:
 
 def main(folder: str, python: str, arguments: list[str]) -> None:
     """Be ``python ARGUMENTS``."""
+    if arguments and arguments[0].startswith("-m") and arguments[0] != "-m":
+        arguments[:1] = ["-m", arguments[0][2:]]
     options = [one for one in arguments[:1] if one.startswith("-")]
     if not arguments or not set(options) <= set(IMITATED) or "PYTHONHASHSEED" in os.environ:
         os.execv(python, [python, *arguments])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -170,6 +171,8 @@ class Suite:
         """Run it with these options only; ``-n`` brings pytest-xdist."""
         if any(one.startswith("-n") for one in args):
             args = ("-p", "xdist.plugin", *args)
+        if "-W" in args:
+            gc.collect()  # a warning about what another test left open is not this run's
         return self.pytester.runpytest_inprocess("-p", "no:randomly", *args)
 
     def ledger(self) -> list[dict[str, Any]]:
