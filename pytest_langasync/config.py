@@ -98,6 +98,14 @@ def _reports(text: str) -> tuple[str, ...]:
     return names
 
 
+def _patterns(text: str) -> tuple[str, ...]:
+    found = tuple(text.replace(",", " ").split())
+    for one in found:
+        if "://" in one or not one.removeprefix("!").partition("/")[1]:
+            raise ConfigurationError(f"{one!r} is not HOST/PATH, such as llm.internal/v1/*")
+    return found
+
+
 def _choice(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
@@ -262,6 +270,15 @@ OPTIONS: tuple[Option, ...] = (
         cli=False,
     ),
     Option(
+        "model_calls",
+        "HOST/PATH of further calls to models, to be recorded and replayed, with wildcards and "
+        "apart by spaces; those that begin with ! are left alone",
+        "PATTERNS",
+        _patterns,
+        ini=True,
+        cli=False,
+    ),
+    Option(
         "match_generated_ids",
         "whether a stored answer may serve a request that differs only in generated identifiers "
         "(default true)",
@@ -309,6 +326,7 @@ class Settings:
     samples: str = "per-test"
     store_prompts: bool = True
     match_generated_ids: bool = True
+    model_calls: tuple[str, ...] = ()
 
     @property
     def active(self) -> bool:

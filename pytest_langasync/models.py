@@ -62,11 +62,13 @@ Headers = tuple[tuple[str, str], ...]
 class Credentials:
     """What lets a request in at its provider: held in memory, never stored, never shown.
 
-    ``headers`` are those of the intercepted request that concern the account (authorization,
-    organisation, project, workspace, a gateway's own headers), in lower case.
+    ``headers`` are those of the intercepted request that tell whose account it is charged to;
+    ``others`` it carried besides, and go along: a header that differs for each call must not make
+    an account, and so a job, for each. All names are in lower case.
     """
 
     headers: Mapping[str, str] = field(repr=False)
+    others: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def account(self) -> str:
@@ -107,6 +109,8 @@ class Request:
 
     target: Target
     body: Mapping[str, Any] = field(repr=False)
+    model_in_path: str = field(default="", compare=False)
+    """The model, where the endpoint names it and not the body."""
 
     @cached_property
     def identity(self) -> str:
@@ -116,8 +120,8 @@ class Request:
 
     @property
     def model(self) -> str:
-        """The model asked for, or an empty string where the body names none."""
-        model = self.body.get("model", "")
+        """The model asked for, or an empty string where nothing names one."""
+        model = self.body.get("model") or self.model_in_path
         return model if isinstance(model, str) else ""
 
 

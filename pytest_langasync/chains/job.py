@@ -9,9 +9,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
+from pytest_langasync.chains.invoke import Invoker
 from pytest_langasync.chains.monitor import active_monitors
 from pytest_langasync.chains.passes import Work
 from pytest_langasync.chains.records import JobRecord
+from pytest_langasync.chains.runner import Listener
 from pytest_langasync.config import Settings
 from pytest_langasync.costs.ledger import Summary
 from pytest_langasync.exceptions import JobPendingError
@@ -47,17 +49,9 @@ class BatchJob:
     ) -> None:
         self._listeners = [on_event] if on_event else []
         self._tick: Callable[[], None] = lambda: None
-        self._work = Work(
-            target,
-            inputs,
-            record,
-            settings,
-            notify=self._event,
-            tick=lambda: self._tick(),
-            config=config,
-            asynchronous=asynchronous,
-            sandbox_reply=sandbox_reply,
-        )
+        listener = Listener(self._event, lambda: self._tick(), sandbox_reply)
+        chain = Invoker(target, asynchronous=asynchronous)
+        self._work = Work(chain, inputs, record, settings, listener, config)
         self._return_exceptions = return_exceptions
         self._poll_interval = settings.poll_interval
         self._first_look = 0.02 if settings.sandbox else FIRST_LOOK

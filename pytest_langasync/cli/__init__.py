@@ -10,7 +10,6 @@ Keys are read from the SDKs' environment variables, and only where a provider ha
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -199,9 +198,9 @@ class Cli:
         self, provider: str, base_url: str, headers: tuple[tuple[str, str], ...]
     ) -> providers.Client:
         one = providers.by_name(provider)
-        variable = next(iter(one.key_variables))
-        key = os.environ.get(variable)
+        key = one.key()
         if not key:
+            variable = next(iter(one.key_variables), "its key")
             raise ConfigurationError(f"{provider} has to be asked: set {variable}")
         return one.client(base_url, Credentials(one.key_headers(key)), headers)
 
@@ -234,8 +233,8 @@ class Cli:
         trouble = [*self._damage(), *self._in_doubt(), *self._ask_about(running)]
         trouble += self._orphans(jobs)
         for provider in providers.providers():
-            found = [name for name in provider.key_variables if os.environ.get(name)]
-            self.write(f"{provider.name}: " + ("key set" if found else "no key in the environment"))
+            found = "key set" if provider.key() else "no key in the environment"
+            self.write(f"{provider.name}: {found}")
         for line in trouble:
             self.write(line)
         self.write("something needs you: see above" if trouble else "all is well")
@@ -287,7 +286,7 @@ class Cli:
         here = suite_of(self.store.root.resolve().parent)
         suites = {here, *(job.suite for job in jobs)} - {""}
         for name, base_url in sorted({(job.provider, job.base_url) for job in jobs} | _usual()):
-            if not any(os.environ.get(v) for v in providers.by_name(name).key_variables):
+            if not providers.by_name(name).key():
                 continue
             client = self._client(name, base_url, ())
             try:
@@ -337,8 +336,4 @@ def _busy() -> None:
 
 def _usual() -> set[tuple[str, str]]:
     """Return where the SDKs send to by default: (provider, base URL)."""
-    claude = os.environ.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
-    return {
-        ("openai", os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"),
-        ("anthropic", claude.rstrip("/").removesuffix("/v1") + "/v1"),
-    }
+    return {(one.name, one.usual_base_url()) for one in providers.providers() if one.base_url}

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from pytest_langasync.cache import redaction
-from pytest_langasync.cache.store import Store
-from pytest_langasync.config import Settings
+from pytest_langasync.engine.run import Run
 from pytest_langasync.exceptions import CacheError, ConfigurationError
 from pytest_langasync.plugin.report_buffer import fail_run
 from pytest_langasync.plugin.terminal import Reporter
@@ -36,11 +35,12 @@ STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 class RunRecorder:
     """Adds the run up once it is over; ``pytest_langasync_run_finished`` hands it on."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, reporter: Reporter) -> None:
+    def __init__(self, config: pytest.Config, run: Run, reporter: Reporter) -> None:
         self.config = config
-        self.settings = settings
+        self.settings = run.settings
         self.reporter = reporter
-        self.store = Store(settings.cache)
+        self.store = run.store
+        self._ledger = run.ledger
         # Names sort by time, also those of runs that were started in the same second.
         started = time.strftime("%Y%m%dT%H%M%S", time.gmtime(reporter.started_at))
         thousandths = int(reporter.started_at % 1 * 1000)
@@ -73,7 +73,7 @@ class RunRecorder:
         if self.settings.estimate or session.exitstatus == pytest.ExitCode.USAGE_ERROR:
             return
         if self.settings.report:
-            self.store.open()  # for the bodies
+            self.store.refresh()  # workers wrote answers, too
         run = self._document(int(session.exitstatus))
         self._keep(run)
         for name in self.settings.report:
@@ -168,7 +168,7 @@ class RunRecorder:
         evals = self.config.pluginmanager.get_plugin("langasync-evals")
         listeners = self.config.hook.pytest_langasync_run_finished.get_hookimpls()
         return jsonfile.run_json(
-            self.reporter.ledger,
+            self._ledger,
             name=self.name,
             tests=self.reporter.tests(),
             gates=evals.gates.results() if evals is not None else (),
