@@ -193,7 +193,8 @@ class Progress:
     def _tell(self, text: str) -> None:
         if self._live is None:
             self._write_line(_PREFIX + text)
-            self._file.flush()  # the log of a CI job is a pipe, whose buffer hides lines for hours
+            if self._file is not None:
+                self._file.flush()  # a CI job's log is a pipe: its buffer would hide lines for hours
         else:
             from rich.text import Text
 
