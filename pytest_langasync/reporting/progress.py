@@ -194,7 +194,7 @@ class Progress:
         if self._live is None:
             self._write_line(_PREFIX + text)
             if self._file is not None:
-                self._file.flush()  # a CI job's log is a pipe: its buffer would hide lines for hours
+                self._file.flush()  # a log is a pipe: its buffer would hide lines
         else:
             from rich.text import Text
 
