@@ -94,6 +94,8 @@ class LaneBuyer:
 
     def _round(self, missing: Sequence[MissingCall]) -> WaveResult | None:
         """Buy once; None when all of it is to be tried by another lane."""
+        if self._run.refused:
+            raise ConfigurationError(self._run.refused)
         by_lane = self._by_lane(missing)
         batch = by_lane.pop("batch", [])
         if self._cancelled_at and self._settings.on_timeout == "cancel":
@@ -190,8 +192,6 @@ class LaneBuyer:
         then it is said that it is paid twice.
         """
         run, calls = self._run, list(calls)
-        if run.refused:
-            raise ConfigurationError(run.refused)
         waits = "batch" in [stage.lane for stage in self._stages]
         if waits or run.batches_in_doubt(calls):
             held = run.look_up(calls)

@@ -73,7 +73,7 @@ def test_flex_is_paid_at_half_price(suite: Suite, provider: Sandbox) -> None:
     assert verdict(result) == {"passed": 20}
     assert {row["body"]["service_tier"] for row in provider.ledger()} == {"flex"}
     assert "(50.0 %)" in output(result) and "flex: 20 requests, list $" in output(result)
-    assert report(suite)["total"]["flex"] == 20
+    assert report(suite)["totals"]["flex"] == 20
 
 
 def test_flex_that_is_served_as_standard_saves_nothing(suite: Suite, provider: Sandbox) -> None:
