@@ -48,6 +48,8 @@ class Submission:
     count: int
     suite: str = ""
     """Identifies the suite at the provider, where a batch can carry metadata."""
+    secret: bool = False
+    """Whether its lines hold secrets, which must not reach the disk."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -137,7 +138,7 @@ class OpenAIClient:
         return Created(job_id, _number(reply.body.get("created_at")) or CLOCK.now(), file_id)
 
     def _upload(self, submission: Submission) -> str:
-        with tempfile.TemporaryFile() as file:
+        with io.BytesIO() if submission.secret else tempfile.TemporaryFile() as file:
             for custom_id, body in submission.lines:
                 file.write(_line(custom_id, submission.endpoint, body))
 
