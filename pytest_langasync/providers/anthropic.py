@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
@@ -205,15 +206,22 @@ class AnthropicClient:
             body = self._list(min(100, limit - seen), after)
             data = body.get("data")
             batches = [b for b in data if isinstance(b, dict)] if isinstance(data, list) else []
+            ahead = self.clock_ahead
             for batch in batches:
-                if _epoch(batch.get("created_at")) + 1 > since:
-                    yield _found(batch)
+                found = _found(batch)
+                if found.created_at + ahead + 1 > since:
+                    yield replace(found, created_at=found.created_at + ahead)
             seen += len(batches)
             last = body.get("last_id")
-            old = bool(batches) and _epoch(batches[-1].get("created_at")) + 1 <= since
+            old = bool(batches) and _epoch(batches[-1].get("created_at")) + ahead + 1 <= since
             if not batches or not body.get("has_more") or not last or old:
                 return
             after = {"after_id": last}
+
+    @property
+    def clock_ahead(self) -> float:
+        """Seconds by which this machine's clock is ahead of Anthropic's, as far as is known."""
+        return self._channel.clock_ahead
 
     def _list(self, limit: int, after: dict[str, Any]) -> Mapping[str, Any]:
         return self._channel.ask(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import re
 import sys
@@ -10,9 +11,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import IO, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.exceptions import (
     CapacityError,
     ConfigurationError,
@@ -38,6 +41,10 @@ SDK_HEADERS = frozenset(
 DOWNLOADS = 3
 """How often at most a file is fetched for the sake of a damaged or missing line."""
 CAPACITY = re.compile(r"enqueued|token_limit_exceeded|\bqueue", re.IGNORECASE)
+
+
+CLOCKS_DIFFER = 60.0
+"""Seconds from which on two clocks differ: a reply takes time, and ``Date`` has no fractions."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,9 @@ class Channel:
         parts = urlsplit(self.base_url)
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self._where = f"{provider} at {shown}"
+        self.clock_ahead = 0.0
+        """Seconds by which this machine's clock is ahead of the provider's (``Date`` of its last
+        reply); 0 for a difference that is none, or where nothing is known."""
         self.http: Any = sdk.DefaultHttpxClient(
             timeout=policy.timeout, event_hooks={"request": [self._authorise]}
         )
@@ -138,7 +148,11 @@ class Channel:
         self, act: Callable[[], Any], again: Callable[[Failure], bool] | None = None
     ) -> Reply:
         """Like ``ask``, with a choice of what is tried again. Raises the last ``Failure``."""
-        return self._retried(lambda: _reply(act()), again or (lambda failure: failure.transient))
+        reply = self._retried(lambda: _reply(act()), again or (lambda failure: failure.transient))
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            ahead = CLOCK.now() - parsedate_to_datetime(reply.headers["date"]).timestamp()
+            self.clock_ahead = ahead if abs(ahead) > CLOCKS_DIFFER else 0.0
+        return reply
 
     def create(
         self, act: Callable[[], Any], again: Callable[[Failure], bool] = lambda failure: False

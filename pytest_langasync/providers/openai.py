@@ -7,6 +7,7 @@ import io
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import IO, Any
 
@@ -219,13 +220,20 @@ class OpenAIClient:
             page = min(100, limit - seen)
             body = self._list(page, after)
             data = [b for b in _list_of(body.get("data")) if isinstance(b.get("id"), str)]
+            ahead = self.clock_ahead
             for batch in data:
-                if (_number(batch.get("created_at")) or 0.0) + 1 > since:
-                    yield _found(batch)
+                found = _found(batch)
+                if found.created_at + ahead + 1 > since:
+                    yield replace(found, created_at=found.created_at + ahead)
             seen += len(data)
-            if not data or not body.get("has_more") or _all_before(data, since):
+            if not data or not body.get("has_more") or _all_before(data, since - ahead):
                 return
             after = {"after": data[-1]["id"]}
+
+    @property
+    def clock_ahead(self) -> float:
+        """Seconds by which this machine's clock is ahead of OpenAI's, as far as is known."""
+        return self._channel.clock_ahead
 
     def _list(self, limit: int, after: dict[str, Any]) -> Mapping[str, Any]:
         return self._channel.ask(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -13,10 +14,11 @@ import freezegun
 import pytest
 import time_machine
 from support.cloud import World, ask
-from support.suite import BATCH, ONE_STEP, Suite, output
+from support.suite import BATCH, CLAUDE, ONE_STEP, Suite, end_jobs, output
 
 from pytest_langasync.cache.store import Store
 from pytest_langasync.config import CLOCK
+from pytest_langasync.lanes.batch import Policy
 from pytest_langasync.sandbox import Sandbox
 
 LONG_AGO = datetime(2001, 2, 3)
@@ -106,8 +108,6 @@ class TestWrongClocks:
             patch.setattr(CLOCK, "_start", CLOCK._start + 7200)
             provider.set_faults({"batch": [{"latency": 3600}]})
             assert suite.plain(*BATCH, "--langasync-refresh", "--langasync-timeout=0").ret == 75
-        from support.suite import end_jobs
-
         end_jobs(provider)
         for _ in range(2):
             suite.plain(*BATCH, "--langasync-refresh").assert_outcomes(passed=1)
@@ -117,18 +117,42 @@ class TestWrongClocks:
 def test_a_submission_in_doubt_is_found_whatever_the_clock_said(tmp_path: Path) -> None:
     """It was noted two hours in the future, and the provider's list is asked by time."""
     world = World(tmp_path / "cache")
-
-    def killed() -> None:
-        raise KeyboardInterrupt
-
-    world.cloud.creates = [killed]
-    world.clock.sleep(7200)
+    world.start(policy=Policy(adopt=0.0))
+    world.cloud.lost_replies = 1
+    world.cloud.lists = [KeyboardInterrupt()]  # type: ignore[list-item]
     with pytest.raises(KeyboardInterrupt):
         world.run(ask(1))
     world.clock.now -= 7200
-    world.start()
-    world.run(ask(1))
-    assert world.cloud.bought().total() == 1
+    world.cloud.jobs["batch_1"].created_at -= 7200
+    world.start(policy=Policy(adopt=0.0))
+    assert world.run(ask(1)) and world.cloud.bought().total() == 1
+
+
+class TestProvidersClock:
+    """This machine is two hours ahead of the provider, which says so in each reply."""
+
+    @pytest.fixture
+    def ahead(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(CLOCK, "_start", CLOCK._start + 7200)
+
+    def test_is_compared_and_told(self, suite: Suite, provider: Sandbox, ahead: None) -> None:
+        suite.write(ONE_STEP + CLAUDE)
+        result = suite.plain(*BATCH)
+        result.assert_outcomes(passed=2)
+        assert output(result).count("clock is 120 minutes ahead of http://") == 1
+        shutil.rmtree(suite.path / ".langasync")
+        again = suite.plain(*BATCH, "-k", "plain")
+        again.assert_outcomes(passed=1, deselected=1)
+        assert "adopted" in output(again) and "bought 0 seconds ago" not in output(again)
+        assert "hours ago" not in output(again) and len(provider.ledger()) == 2
+
+    def test_a_lost_reply_is_found_by_it(
+        self, suite: Suite, provider: Sandbox, ahead: None
+    ) -> None:
+        suite.write(ONE_STEP)
+        provider.set_faults({"http": [{"path": "POST /v1/batches", "reset": True, "after": True}]})
+        suite.plain(*BATCH).assert_outcomes(passed=1)
+        assert len(provider.ledger()) == 1
 
 
 def test_a_time_to_come_counts_as_just_before_the_run(tmp_path: Path) -> None:
