@@ -26,6 +26,7 @@ from pytest_langasync.models import (
     MissingCall,
     Request,
     canonical_json,
+    is_success,
 )
 from pytest_langasync.providers import dialect_of
 
@@ -302,8 +303,10 @@ class Attempt:
 
         def record(status: int, body: Any, request_id: str) -> Answer:
             now, store = CLOCK.now(), self.replay.store
+            outcome = dialect_of(call.request.target).outcome(status, body)
+            hidden = outcome.failed and is_success(status)
             kept = store.secret_places.take_from_answer(body, call.request.secrets)
-            answer = Answer(call.key, status, kept, "", request_id, now, now)
+            answer = Answer(call.key, status, kept, "", request_id, now, now, failed=hidden)
             store.add_realtime(call, slot[0], answer)
             with self._lock:
                 if not answer.ok:

@@ -143,8 +143,8 @@ class TestProvidersClock:
         shutil.rmtree(suite.path / ".langasync")
         again = suite.plain(*BATCH, "-k", "plain")
         again.assert_outcomes(passed=1, deselected=1)
-        assert "adopted" in output(again) and "bought 0 seconds ago" not in output(again)
-        assert "hours ago" not in output(again) and len(provider.ledger()) == 2
+        assert "adopted" in output(again) and "seconds ago" in output(again)
+        assert len(provider.ledger()) == 2
 
     def test_a_lost_reply_is_found_by_it(
         self, suite: Suite, provider: Sandbox, ahead: None
