@@ -110,10 +110,11 @@ def pytest_configure(config: pytest.Config) -> None:
         distribution = ControllerSession(config, settings, reporter)
         config.pluginmanager.register(distribution, "langasync-distribution")
     elif not config.option.collectonly:
-        from pytest_langasync.plugin.session import Session
+        from pytest_langasync.plugin.session import LeaveOut, Session
 
         session = Session(config, settings, reporter, invitation)
         config.pluginmanager.register(session, "langasync-session")
+        config.pluginmanager.register(LeaveOut(session), "langasync-leave-out")
 
 
 def _score(config: pytest.Config) -> None:
