@@ -21,7 +21,7 @@ import pytest
 
 from pytest_langasync.engine.replay import Attempt
 from pytest_langasync.models import MissingCall
-from pytest_langasync.plugin.neighbours import Neighbours, looks_at_nothing, module_of
+from pytest_langasync.plugin.neighbours import Neighbours, module_of
 from pytest_langasync.plugin.shared_state import ModuleState, Snapshot
 
 __all__ = ["Entry", "Execution"]
@@ -84,7 +84,7 @@ class Execution:
         """
         item, neighbours = self.item, self.neighbours
         asked = self.attempt is not None and bool(self.attempt.used)
-        if not asked and self.free:
+        if not asked and neighbours.free(item):
             return True
         if neighbours.earlier_waiting(item) and (not asked or neighbours.in_order(item)):
             # What it saw of the others is not what they are, be it green: all([]) is true.
@@ -96,11 +96,6 @@ class Execution:
         elif self.doubtful and not _clean(report()):
             self._put_aside(with_module=not neighbours.earlier_waiting(item))
         return not self.set_aside
-
-    @property
-    def free(self) -> bool:
-        """Whether nothing that other tests do can have a part in how it ends."""
-        return looks_at_nothing(self.item) and not self.neighbours.in_order(self.item)
 
     @property
     def doubtful(self) -> bool:

@@ -24,7 +24,7 @@ from _pytest import fixtures
 
 from pytest_langasync.plugin import other_plugins
 
-__all__ = ["Neighbours", "is_own", "looks_at_nothing", "module_of", "set_up_now"]
+__all__ = ["Neighbours", "is_own", "module_of", "set_up_now"]
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, FunctionType, ModuleType, type)
 """Values through which no test can tell another anything."""
@@ -87,15 +87,21 @@ class Neighbours:
         keys = (EVERYBODY,) if other_plugins.looks_at_session(item) else self._keys(item)[1:]
         return len({one for key in keys for one in self._waiting[key] if one < place})
 
-    def group_waits(self, item: pytest.Item) -> bool:
-        """Whether another test of those that ``group`` returns still waits for answers."""
-        return any(self._waiting[key] - {self.order(item)} for key in self._keys(item)[1:])
-
     def in_order(self, item: pytest.Item) -> bool:
         """Whether what became of earlier neighbours decides, outside of a test, how it ends."""
         if self._decides is None:
             self._decides = other_plugins.conftest_decides_by_outcomes(self._session.config)
         return self._decides or any(item.get_closest_marker(m) for m in other_plugins.IN_ORDER)
+
+    def free(self, item: pytest.Item) -> bool:
+        """Whether nothing that other tests do can have a part in how a test ends.
+
+        Such a test (``assert False``, above all) has its verdict at once, and with ``-x`` the run
+        ends before anything is bought.
+        """
+        tied = any(item.get_closest_marker(mark) for mark in other_plugins.TIES)
+        looks = other_plugins.looks_at_session(item) or self.in_order(item)
+        return not (tied or looks) and sees_nothing(item)
 
     # ---- who ran against the same fixtures
 
@@ -194,12 +200,8 @@ def set_up_now(item: pytest.Item) -> Iterator[Any]:
             yield fixture.definition.cached_result[0]
 
 
-def looks_at_nothing(item: pytest.Item) -> bool:
-    """Whether a test cannot look at others: it names nothing outside of its own body.
-
-    Such a test (``assert False``, above all) has its verdict at once, and with ``-x`` the run ends
-    before anything is bought.
-    """
+def sees_nothing(item: pytest.Item) -> bool:
+    """Whether a test names nothing outside of its own body."""
     info: Any = getattr(item, "_fixtureinfo", None)
     given = getattr(getattr(item, "callspec", None), "params", {}).keys()
     if info is None or not set(info.argnames) <= given:

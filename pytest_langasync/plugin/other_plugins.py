@@ -5,16 +5,20 @@ Each entry says what it relies on; the tests are in ``tests/plugin/test_other_pl
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 __all__ = [
     "IN_ORDER",
+    "REALTIME_BECAUSE",
     "TIES",
     "conftest_decides_by_outcomes",
     "forget_result",
     "looks_at_session",
+    "put_results_away",
     "realtime_because",
 ]
 
@@ -25,6 +29,12 @@ IN_ORDER = ("incremental",)
 """Markers of tests that are judged strictly one after the other, as in pytest's own recipe."""
 SESSION_FIXTURES = frozenset({"eval_results", "session_results_dct", "session_results_df"})
 """Fixtures of pytest-harvest and pytest-evals that hold the results of all tests so far."""
+REALTIME_BECAUSE = {
+    "Hypothesis": "which asks for something else each time",
+    "pytest-benchmark": "which calls the function until its time is up",
+}
+"""What runs a test's function many times, and why that is no use in a batch: no answer would ever
+be asked for again, or each call would take a wave."""
 SESSION_MARKERS = ("eval_analysis",)
 
 
@@ -54,10 +64,9 @@ def conftest_decides_by_outcomes(config: pytest.Config) -> bool:
 
 
 def realtime_because(item: pytest.Item) -> str:
-    """Return the name of what runs a test's function so often that no batch could end; or nothing.
+    """Return the name of what runs a test's function so often that no batch would do; or nothing.
 
-    Hypothesis makes new examples in each attempt: no answer would ever be asked for again.
-    pytest-benchmark calls the function until its time is up: each call would take a wave.
+    It is a key of ``REALTIME_BECAUSE``.
     """
     if hasattr(getattr(item, "obj", None), "hypothesis"):
         return "Hypothesis"
@@ -80,3 +89,21 @@ def forget_result(item: pytest.Item) -> None:
     uuid = cache.pop(item.nodeid)
     if uuid is not None:
         logger.drop_test(uuid)
+
+
+def put_results_away(item: pytest.Item) -> Callable[[], None]:
+    """Make room for what pytest-harvest stores of an execution; return how to undo that.
+
+    It stores the values of a test's fixtures (pytest-evals': its bag) by node ID, and refuses to do
+    so twice. Relies on its ``FIXTURE_STORE``: for each fixture a dict by node ID.
+    """
+    store: dict[str, Any] = getattr(sys.modules.get("pytest_harvest.plugin"), "FIXTURE_STORE", {})
+    before = {name: kept.pop(item.nodeid) for name, kept in store.items() if item.nodeid in kept}
+
+    def undo() -> None:
+        for name, kept in store.items():
+            kept.pop(item.nodeid, None)
+            if name in before:
+                kept[item.nodeid] = before[name]
+
+    return undo

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from pytest_langasync.plugin.other_plugins import forget_result
+from pytest_langasync.plugin.other_plugins import forget_result, put_results_away
 from pytest_langasync.reporting.text import escape
 
 __all__ = ["Execution", "ReportBuffer", "disarm", "fail_run", "report_outcome", "report_skipped"]
@@ -251,8 +251,10 @@ def resetter(item: pytest.Item) -> Callable[[], None]:
     """Return a function that puts an item back into the state in which it is now."""
     lists: tuple[list[Any], ...] = (item._report_sections, item.user_properties, item.own_markers)
     before = [list(one) for one in lists]
+    restore_results = put_results_away(item)
 
     def reset() -> None:
+        restore_results()
         for one, content in zip(lists, before, strict=True):
             one[:] = content
         vars(item).pop("_excinfo", None)

@@ -35,7 +35,7 @@ from pytest_langasync.engine.run import Run
 from pytest_langasync.exceptions import CacheError, ConfigurationError
 from pytest_langasync.plugin.execution import Entry, Execution
 from pytest_langasync.plugin.marker import MarkerOptions
-from pytest_langasync.plugin.neighbours import Neighbours, looks_at_nothing, module_of, set_up_now
+from pytest_langasync.plugin.neighbours import Neighbours, module_of, set_up_now
 from pytest_langasync.plugin.other_plugins import forget_result
 from pytest_langasync.plugin.parked_fixtures import Parked, ParkedFixtures
 from pytest_langasync.plugin.report_buffer import ReportBuffer, report_outcome
@@ -195,7 +195,7 @@ class Session:
         that have no verdict yet. It runs once, after them."""
         item = entry.item
         waits = not entry.shadow and self.neighbours.earlier_waiting(item)
-        return bool(waits) and (self.neighbours.in_order(item) or not looks_at_nothing(item))
+        return bool(waits) and not self.neighbours.free(item)
 
     def leave_out(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
         """Pass a test over whose turn has not come. Return False for any other."""

@@ -164,15 +164,15 @@ class Waves:
         """
         taken: list[Entry] = []
         for entry in self._in_order(entry for entry in self.queue if entry.held):
-            if not entry.with_module and not self.neighbours.earlier_waiting(entry.item):
+            waits = self.neighbours.earlier_waiting(entry.item)
+            if not waits and (not entry.with_module or (with_modules and self._alone(entry))):
                 taken += self._take([entry])
-        if with_modules:
-            whole = self._take([e for e in self.queue if e.held and e.with_module])
-            wait = [entry for entry in whole if self.neighbours.group_waits(entry.item)]
-            for entry in wait:
-                self._enqueue(entry)
-            taken += [entry for entry in whole if entry not in wait]
         return taken
+
+    def _alone(self, entry: Entry) -> bool:
+        """Whether no test that has to run with this one waits for answers."""
+        group = self.neighbours.group(entry.item)
+        return not any(other.item in group for other in self.queue if not other.held)
 
     def _in_order(self, entries: Iterable[Entry]) -> list[Entry]:
         return sorted(entries, key=lambda entry: self.neighbours.order(entry.item))
