@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pytest_langasync.exceptions import ConfigurationError
 
@@ -34,10 +34,24 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def to_json(value: Any) -> bytes:
+    """Return compact JSON in UTF-8, on one line.
+
+    A lone surrogate, which UTF-8 cannot hold, is escaped.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")
+
+
 def digest(value: Any) -> str:
     """Return 160 bits of the SHA-256 of the canonical JSON of ``value``, as 40 hex digits."""
     data = canonical_json(value).encode("utf-8", "surrogatepass")
     return hashlib.sha256(data).hexdigest()[:40]
+
+
+def is_success(status: int) -> bool:
+    """Return whether an HTTP status is one of the 2xx."""
+    return 200 <= status < 300
 
 
 Headers = tuple[tuple[str, str], ...]
@@ -48,11 +62,13 @@ Headers = tuple[tuple[str, str], ...]
 class Credentials:
     """What lets a request in at its provider: held in memory, never stored, never shown.
 
-    ``headers`` are those of the intercepted request that concern the account (authorization,
-    organisation, project, workspace, a gateway's own headers), in lower case.
+    ``headers`` are those of the intercepted request that tell whose account it is charged to;
+    ``others`` it carried besides, and go along: a header that differs for each call must not make
+    an account, and so a job, for each. All names are in lower case.
     """
 
     headers: Mapping[str, str] = field(repr=False)
+    others: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def account(self) -> str:
@@ -93,6 +109,8 @@ class Request:
 
     target: Target
     body: Mapping[str, Any] = field(repr=False)
+    model_in_path: str = field(default="", compare=False)
+    """The model, where the endpoint names it and not the body."""
 
     @cached_property
     def identity(self) -> str:
@@ -102,8 +120,8 @@ class Request:
 
     @property
     def model(self) -> str:
-        """The model asked for, or an empty string where the body names none."""
-        model = self.body.get("model", "")
+        """The model asked for, or an empty string where nothing names one."""
+        model = self.body.get("model") or self.model_in_path
         return model if isinstance(model, str) else ""
 
 
@@ -140,11 +158,13 @@ class Answer:
     request_id: str = ""
     bought_at: float = 0.0
     received_at: float = 0.0
+    foreign: bool = False
+    """Whether another run, or another cache, paid for it."""
 
     @property
     def ok(self) -> bool:
         """True for a 2xx status."""
-        return 200 <= self.status < 300
+        return is_success(self.status)
 
     @property
     def source(self) -> str:
@@ -152,7 +172,7 @@ class Answer:
         return "batch" if self.job_id else "realtime"
 
 
-class JobState(enum.Enum):
+class JobState(enum.StrEnum):
     """Where a job stands, the providers' status words reduced to what decides the next step."""
 
     RUNNING = "running"
@@ -181,11 +201,18 @@ class JobStatus:
     """Seconds that the provider asks to wait before the next poll."""
     output_refs: tuple[str, ...] = ()
     """Where the rows can be read: file IDs or a URL."""
+    input_ref: str = ""
+    """The uploaded input file, where the provider has one."""
+    nonce: str = ""
+    """What the batch's metadata says about its submission and its suite, where it can carry any."""
+    suite: str = ""
 
 
 @dataclass(frozen=True)
 class Job:
     """One provider batch, as written to ``job.json``. ``id`` is the provider's."""
+
+    __pydantic_config__: ClassVar = {"allow_inf_nan": False}
 
     id: str
     provider: str
@@ -203,18 +230,39 @@ class Job:
     state: JobState = JobState.RUNNING
     input_ref: str = ""
     """The uploaded input file, where the provider has one."""
-    metadata: Mapping[str, str] = field(default_factory=dict)
     ended_at: float | None = None
+    """Seconds since the epoch."""
     reason: str = ""
+    """Why the provider refused it, or why it is gone."""
+    suite: str = ""
+    """The suite that it was created for."""
+    retry_of: str = ""
+    """The ID of the job whose failed requests it sends again."""
+    depth: int = 0
+    """How many jobs before this one were sent for the same requests."""
+    not_found: int = 0
+    """How many polls in a row have found the job, or its results, gone."""
+    answers: int = 0
+    """How many results were stored when it ended."""
+    files: str = ""
+    """What became of its files at the provider: ``deleted``, ``not found``, ``not ours``; empty
+    while they are left alone."""
+    adopted: bool = False
+    """Whether it was found at the provider: another cache had it made, or this one in a state that
+    is lost."""
+    run: str = ""
+    """The run that submitted it."""
+    collected_by: str = ""
+    """The run in whose books its answers are paid."""
+    folder: str = ""
+    """A digest of the cache's path where it was submitted: a copy of that cache is another one."""
+    machine: str = ""
+    """A digest of the machine's name there."""
 
     @property
     def host(self) -> tuple[str, str]:
         """The provider and the base URL, as in ``Target``."""
         return (self.provider, self.base_url)
-
-    def target(self, credentials: Credentials) -> Target:
-        """Return where its requests went, on this account."""
-        return Target(self.provider, self.base_url, self.endpoint, self.headers, credentials)
 
 
 PRIORITIES = ("high", "normal", "low")
@@ -301,6 +349,8 @@ class MissingCall:
 EventKind = Literal[
     "gathered",
     "changed",
+    "adopted",
+    "left",
     "uploading",
     "submitted",
     "attached",

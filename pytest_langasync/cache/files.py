@@ -13,32 +13,38 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 from pytest_langasync.exceptions import CacheError
-from pytest_langasync.models import canonical_json, digest
+from pytest_langasync.models import canonical_json, digest, to_json
 
 _CRC = b',"crc":"'
 _BODY = b'","body":'
 COPY = ".copy"
 """The end of the name of a document's copy."""
-DAMAGE = (OSError, ValueError, KeyError, TypeError)
+DAMAGE = (OSError, ValueError)
 """What reading a damaged document may raise."""
+SMALL = 1_000_000
+"""The most bytes of a document about one job or one submission."""
+LARGE = 512_000_000
+"""The most bytes of a line, and of a document that grows with the suite. A batch of the providers
+holds 256 MB at most, so that a larger one was not written by us."""
 T = TypeVar("T")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Line(Generic[T]):
     """A whole line of a file: its place in bytes, and its parsed head."""
 
     offset: int
     length: int
-    head: dict[str, Any]
+    head: T
 
 
 def safe_name(name: str) -> str:
@@ -138,12 +144,44 @@ def remove_folder(path: Path) -> None:
         sync_dir(path.parent)
 
 
-def dump(value: Any) -> bytes:
-    """Return compact JSON in UTF-8; lone surrogates, which UTF-8 cannot hold, are escaped."""
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file of the cache, which may come from a stranger.
+
+    Raises:
+        CacheError: it is a link or no file at all; what it leads to is not for us to read.
+        OSError: it cannot be read.
+    """
+    # Without O_NONBLOCK the open of a named pipe would wait for a writer.
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    if path.is_symlink():
+        raise refused(path, "is a symbolic link")
+    with os.fdopen(os.open(path, flags | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise refused(path, "is no plain file")
+        yield file
+
+
+def refused(path: Path, why: str) -> CacheError:
+    """Return the error for what no cache of ours holds."""
+    return CacheError(f"{path} {why}: refused. Remove it, or choose another cache directory")
+
+
+def read_whole(path: Path, most: int) -> bytes:
+    """Return the content of a file of at most so many bytes. Raises as ``reading`` does."""
+    with reading(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise refused(path, f"is larger than {most:,} bytes")
+    return content
+
+
+def _loads(data: bytes) -> Any:
+    """Return the value of JSON. Raises ``ValueError``."""
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":")).encode()
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _document_crc(document: Mapping[str, Any]) -> str:
@@ -157,9 +195,14 @@ def write_document(path: Path, document: Mapping[str, Any]) -> None:
         file.write(json.dumps(checked, indent=1).encode() + b"\n")
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """Return the JSON object in ``path``. Raises ``ValueError`` when it is damaged."""
-    document = json.loads(path.read_bytes())
+def read_document(path: Path, most: int = SMALL) -> dict[str, Any]:
+    """Return the JSON object in ``path``.
+
+    Raises:
+        ValueError: it is damaged.
+        CacheError: it has more than ``most`` bytes, or is no plain file.
+    """
+    document = _loads(read_whole(path, most))
     if not isinstance(document, dict) or document.pop("crc", None) != _document_crc(document):
         raise ValueError("its checksum does not match")
     return document
@@ -183,7 +226,7 @@ def read_either(
 
     Raises:
         FileNotFoundError: there is neither.
-        ValueError, KeyError, TypeError, OSError: neither can be read.
+        ValueError, OSError: neither can be read.
     """
     try:
         return parse(read_document(path))
@@ -200,7 +243,7 @@ def read_either(
 
 def encode_line(head: Mapping[str, Any], body: Any) -> bytes:
     """Return one line with its checksum and its line feed."""
-    start, content = dump(head)[:-1], dump(body)
+    start, content = to_json(head)[:-1], to_json(body)
     crc = zlib.crc32(content, zlib.crc32(start))
     return start + _CRC + b"%08x" % crc + _BODY + content + b"}\n"
 
@@ -216,19 +259,30 @@ def _split(line: bytes) -> tuple[bytes, bytes] | None:
     return start + b"}", content
 
 
-def scan(path: Path) -> Iterator[Line | None]:
-    """Yield the lines of a file, None for each damaged one; an absent file has none."""
+def scan(path: Path, parse: Callable[[bytes], T]) -> Iterator[Line[T] | None]:
+    """Yield the lines of a file, None for each damaged one; an absent file has none.
+
+    ``parse`` is given the JSON of a head; a line that it raises ``ValueError`` for is damaged.
+
+    Raises:
+        CacheError: no line of ours can be that long, or it is no plain file.
+    """
     offset = 0
-    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-        for line in file:
-            parts = _split(line)
-            yield Line(offset, len(line), json.loads(parts[0])) if parts else None
+    with contextlib.suppress(FileNotFoundError), reading(path) as file:
+        while line := file.readline(LARGE + 1):
+            if len(line) > LARGE:
+                raise refused(path, f"has a line of more than {LARGE:,} bytes")
+            parts, found = _split(line), None
+            if parts:
+                with contextlib.suppress(ValueError):
+                    found = Line(offset, len(line), parse(parts[0]))
+            yield found
             offset += len(line)
 
 
 def ends_torn(path: Path) -> bool:
     """Return whether the last line lacks its line feed (a writer was cut off, or is at work)."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
+    with contextlib.suppress(OSError), reading(path) as file:
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(size - 1)
@@ -236,28 +290,22 @@ def ends_torn(path: Path) -> bool:
     return False
 
 
-def read_line(path: Path, offset: int, length: int) -> tuple[dict[str, Any], Any] | None:
+def read_line(
+    path: Path, offset: int, length: int, parse: Callable[[bytes], T]
+) -> tuple[T, Any] | None:
     """Return (head, body) of the line at this place, or None when it is not whole any more."""
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             file.seek(offset)
             parts = _split(file.read(length))
-    except OSError:
+        return (parse(parts[0]), _loads(parts[1])) if parts else None
+    except DAMAGE:
         return None
-    return (json.loads(parts[0]), json.loads(parts[1])) if parts else None
 
 
-def rows(path: Path) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Yield (head, body) of every whole line."""
-    for line in scan(path):
-        row = read_line(path, line.offset, line.length) if line else None
-        if row is not None:
-            yield row
-
-
-def raw_line(path: Path, line: Line) -> bytes:
+def raw_line(path: Path, line: Line[Any]) -> bytes:
     """Return the bytes of a scanned line."""
-    with path.open("rb") as file:
+    with reading(path) as file:
         file.seek(line.offset)
         return file.read(line.length)
 

@@ -7,15 +7,21 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytest_langasync.cache import files
+from pytest_langasync.cache import files, records
+from pytest_langasync.cache.records import OwnerState
 from pytest_langasync.exceptions import CacheError
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 VERSION = 1
+INSIDE = ("chains", "intents", "jobs", "live", "provider", "realtime", "runs", "sandbox", "texts")
+"""The folders that a cache may hold."""
 
 
-class Disk:
+class Folders:
     """Where everything lies under ``root``; folders appear with the first write."""
 
     def __init__(self, root: Path) -> None:
@@ -44,7 +50,7 @@ class Disk:
         """Return the version of what is here, or None where no number says so."""
         path = self.root / "version"
         try:
-            return int(path.read_text())
+            return int(files.read_whole(path, files.SMALL))
         except FileNotFoundError:
             return None
         except (OSError, ValueError):
@@ -52,7 +58,8 @@ class Disk:
             return None
 
     def check(self) -> None:
-        """Raise ``CacheError`` for a directory that is not writable or of a newer version."""
+        """Raise ``CacheError`` for a directory that is not writable, of a newer version, or with
+        links inside, which would lead its readers and writers elsewhere."""
         place = next(p for p in (self.root, *self.root.parents) if p.exists())
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
             raise CacheError(f"the cache directory {self.root} is not writable")
@@ -62,6 +69,9 @@ class Disk:
             except OSError as error:
                 text = f"the cache directory {self.root} cannot be made: {error.strerror or error}"
                 raise CacheError(text) from None
+        for path in (self.root / name for name in (*INSIDE, "submit.lock", "state.lock")):
+            if path.is_symlink():
+                raise files.refused(path, "is a symbolic link")
         if (self._version() or 0) > VERSION:
             raise CacheError(
                 f"the cache in {self.root} was written by a newer version of pytest-langasync: "
@@ -80,70 +90,133 @@ class Disk:
 
     def job_dir(self, job_id: str) -> Path:
         """Return the folder of a job, created when it is missing."""
-        self.prepare()
+        self.dir("jobs")
         files.make_private_dir(self.job_path(job_id))
         return self.job_path(job_id)
 
-    def folders(self, name: str) -> list[Path]:
-        """Return the folders inside one of the cache's folders, sorted."""
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.root / name) as entries:
-            return sorted(Path(entry.path) for entry in entries if entry.is_dir())
-        return []
+    def intent_requests(self, nonce: str) -> Path:
+        """Return where the requests of a submission lie while it is under way."""
+        return self.root / "intents" / f"{files.safe_name(nonce)}.requests.jsonl"
 
-    def owner_state(self) -> dict[str, dict[str, Any]]:
-        """Return what is remembered about each owner between runs."""
-        path = self.root / "state.json"
+    def inside(self, name: str) -> list[Path]:
+        """Return the folders inside one of the cache's folders, sorted.
+
+        Raises:
+            CacheError: one of them is a link.
+        """
+        found: list[Path] = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.root / name) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    raise files.refused(Path(entry.path), "is a symbolic link")
+                if entry.is_dir():
+                    found.append(Path(entry.path))
+        return sorted(found)
+
+
+class LiveRuns:
+    """Which runs are at work: each holds a lock in ``live`` that dies with its process."""
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders = folders
+        self._own: BaseFileLock | None = None
+
+    def _path(self, run: str) -> Path:
+        return self._folders.root / "live" / f"{files.safe_name(run)}.lock"
+
+    def begin(self, run: str) -> None:
+        """Say that a run is at work, until ``end``. Raises ``CacheError``."""
+        from filelock import FileLock, Timeout
+
+        if self._own is None and run:
+            self._folders.dir("live")
+            lock = FileLock(self._path(run), mode=0o600)
+            # A second process of the same run need not hold it, too.
+            with files.writing(self._path(run)), contextlib.suppress(Timeout):
+                lock.acquire(timeout=0)
+                self._own = lock
+
+    def alive(self, run: str) -> bool:
+        """Return whether a run is at work in another process of this machine."""
+        from filelock import FileLock, Timeout
+
+        path = self._path(run)
+        if not run or not path.exists() or path.is_symlink():
+            return False
         try:
-            return files.read_document(path) if path.exists() else {}
-        except ValueError as error:
-            self.report(f"{path}: damaged ({error})")
+            with FileLock(path, timeout=0, mode=0o600):
+                path.unlink(missing_ok=True)
+        except Timeout:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def end(self) -> None:
+        """Say that the run is over."""
+        if self._own is not None:
+            with contextlib.suppress(OSError):
+                Path(self._own.lock_file).unlink(missing_ok=True)
+            self._own.release()
+            self._own = None
+
+
+class Owners:
+    """What is remembered of each owner between runs: the document ``state.json``."""
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders = folders
+        self._path = folders.root / "state.json"
+
+    def read(self) -> dict[str, OwnerState]:
+        """Return it; nothing where it is damaged, which is reported."""
+        try:
+            return records.owners_from_document(files.read_document(self._path, files.LARGE))
+        except FileNotFoundError:
+            return {}
+        except files.DAMAGE as error:
+            self._folders.report(f"{self._path}: damaged ({error})")
             return {}
 
-    def update_owner_state(self, changes: Mapping[str, dict[str, Any] | None]) -> None:
-        """Merge changes into what is remembered; None forgets an owner."""
+    def update(self, changes: Mapping[str, OwnerState | None]) -> None:
+        """Merge changes into what is remembered; None forgets an owner. Raises ``CacheError``."""
         from filelock import FileLock
 
-        self.prepare()
-        lock = self.root / "state.lock"
+        self._folders.prepare()
+        lock = self._path.with_suffix(".lock")
         with files.writing(lock), FileLock(lock, mode=0o600):
-            state: dict[str, Any] = {**self.owner_state(), **changes}
-            kept = {owner: value for owner, value in state.items() if value is not None}
-            files.write_document(self.root / "state.json", kept)
+            owners = {**self.read(), **changes}
+            kept = {owner: state for owner, state in owners.items() if state is not None}
+            files.write_document(self._path, records.owners_document(kept))
 
-    def write_run(self, run_id: str, run: Mapping[str, Any]) -> None:
-        """Store what a run did and cost. IDs that sort by time keep ``runs`` in order."""
-        files.write_document(self.dir("runs") / f"{files.safe_name(run_id)}.json", run)
 
-    def run_ids(self) -> list[str]:
+class History:
+    """What runs did and cost: a document for each in ``runs``, which sort by their time."""
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders = folders
+        self._runs = folders.root / "runs"
+
+    def add(self, run_id: str, run: Mapping[str, Any]) -> None:
+        """Store what a run did and cost. Raises ``CacheError``."""
+        files.write_document(self._folders.dir("runs") / f"{files.safe_name(run_id)}.json", run)
+
+    def ids(self) -> list[str]:
         """Return the IDs of the stored runs, newest first."""
-        return sorted((path.stem for path in (self.root / "runs").glob("*.json")), reverse=True)
+        return sorted((path.stem for path in self._runs.glob("*.json")), reverse=True)
 
-    def runs(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield the stored runs, newest first; a damaged one is reported and left out."""
-        for run_id in self.run_ids():
-            path = self.root / "runs" / f"{run_id}.json"
+        for run_id in self.ids():
+            path = self._runs / f"{run_id}.json"
             try:
-                yield files.read_document(path)
-            except (OSError, ValueError) as error:
-                self.report(f"{path}: damaged ({error})")
+                yield files.read_document(path, files.LARGE)
+            except files.DAMAGE as error:
+                self._folders.report(f"{path}: damaged ({error})")
 
-    def forget_realtime(self, before: float) -> int:
-        """Remove files of answers at list price, all of which came before then (since the epoch).
-
-        Returns how many answers there were.
-        """
-        forgotten = 0
-        for folder in self.folders("realtime"):
-            lines = files.scan(folder / "results.jsonl")
-            times = [line.head["received_at"] for line in lines if line]
-            if max(times or [folder.stat().st_mtime]) < before:
-                files.remove_folder(folder)
-                forgotten += len(times)
-        return forgotten
-
-    def forget_runs(self, before: float) -> int:
+    def forget(self, before: float) -> int:
         """Remove the runs stored before then (seconds since the epoch); return how many."""
-        paths = [self.root / "runs" / f"{run_id}.json" for run_id in self.run_ids()]
+        paths = [self._runs / f"{run_id}.json" for run_id in self.ids()]
         old = [path for path in paths if path.stat().st_mtime < before]
         for path in old:
             files.remove(path)

@@ -1,20 +1,29 @@
-"""What the store writes and returns: jobs, intents, requests and results as JSON."""
+"""What the cache writes and reads: jobs, submissions, heads of lines, what owners remember.
+
+Whatever comes from disk is validated here, once; what does not fit is damage (``ValueError``).
+Layout 1 keeps what is only sometimes known of a job or a submission as texts in ``metadata``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, TypeVar
 
-from pytest_langasync.cache import files
-from pytest_langasync.cache.texts import Texts
-from pytest_langasync.models import Job, JobState, Request, ResultRow, split_custom_id
+from pydantic import TypeAdapter, ValidationError
 
+from pytest_langasync.models import Job, Request, ResultRow, is_success, split_custom_id
+
+T = TypeVar("T")
 Headers = tuple[tuple[str, str], ...]
+FINITE: Mapping[str, Any] = {"allow_inf_nan": False}
+"""JSON as Python reads it knows ``NaN``, which would put times out of order."""
 
 
-class RequestMeta(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RequestMeta:
     """Everything about a request but its body."""
 
     provider: str
@@ -23,35 +32,18 @@ class RequestMeta(NamedTuple):
     headers: Headers
     model: str
 
-
-@dataclass(frozen=True, slots=True)
-class StoredRequest:
-    """A request on disk. ``bought_at`` is in seconds since the epoch; ``job_id`` may be empty."""
-
-    key: str
-    owner: str
-    occurrence: int
-    job_id: str
-    bought_at: float
-    meta: RequestMeta
-    custom_id: str
-    path: Path
-    offset: int
-    length: int
-    texts: Texts
-    """Where the large texts of its body are."""
-
-    def body(self) -> Any:
-        """Read the body (or its digests), or None when it was not stored or is damaged."""
-        found = files.read_line(self.path, self.offset, self.length)
-        if not found or found[0].get("key") != self.key:
-            return None
-        return self.texts.unpack(found[1], found[0].get("texts", ()))
+    @classmethod
+    def of(cls, request: Request | Job) -> RequestMeta:
+        """Return it for a request, or for what all requests of a job have in common."""
+        to = request.target if isinstance(request, Request) else request
+        return cls(to.provider, to.base_url, to.endpoint, to.headers, request.model)
 
 
 @dataclass(frozen=True)
 class Intent:
     """A submission under way: written before a batch is created, removed after its job is."""
+
+    __pydantic_config__: ClassVar = FINITE
 
     nonce: str
     meta: RequestMeta
@@ -59,7 +51,92 @@ class Intent:
     created_at: float
     """Seconds since the epoch, just before the batch was created."""
     count: int
-    metadata: Mapping[str, str]
+    suite: str = ""
+    retry_of: str = ""
+    depth: int = 0
+    run: str = ""
+    folder: str = ""
+    machine: str = ""
+
+    def job(self, job_id: str, input_ref: str) -> Job:
+        """Return the job that it has become."""
+        return Job(
+            id=job_id,
+            provider=self.meta.provider,
+            base_url=self.meta.base_url,
+            endpoint=self.meta.endpoint,
+            model=self.meta.model,
+            headers=self.meta.headers,
+            nonce=self.nonce,
+            # Our own clock, so that it can be compared with the beginning of a run.
+            created_at=self.created_at,
+            requests=self.count,
+            input_ref=input_ref,
+            suite=self.suite,
+            retry_of=self.retry_of,
+            depth=self.depth,
+            run=self.run,
+            folder=self.folder,
+            machine=self.machine,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerState:
+    """What is remembered between runs of an owner (a test, or a wide fixture), or of a refresh
+    under way. Times are seconds since the epoch."""
+
+    __pydantic_config__: ClassVar = FINITE
+
+    waiting: tuple[str, ...] = ()
+    """Keys of what was bought for it since it was last judged."""
+    judged: bool = False
+    """Whether it was judged while its run goes on for others."""
+    since: float | None = None
+    """What came after this moment belongs to the refresh under way."""
+    begun_at: float | None = None
+    """When the refresh began."""
+    differed: bool = False
+    """Whether its last attempt asked for something else than the one before."""
+    errors_spent_at: float = 0.0
+    """Errors that came until then have served their verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """The head of a line of ``requests.jsonl``."""
+
+    custom_id: str
+    key: str
+    owner: str
+    occurrence: int
+    texts: tuple[str, ...] = ()
+    """The large texts of its body, each in a file of its own."""
+    meta: RequestMeta | None = None
+    """In real time only; the requests of a job have the job's."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultHead:
+    """The head of a line of ``results.jsonl``."""
+
+    __pydantic_config__: ClassVar = FINITE
+
+    custom_id: str
+    status: int
+    request_id: str
+    received_at: float
+    retryable: bool
+
+    @property
+    def key(self) -> str:
+        """The key of the request that it answers, or an empty string."""
+        return split_custom_id(self.custom_id)[1]
+
+    @property
+    def ok(self) -> bool:
+        """True for a 2xx status."""
+        return is_success(self.status)
 
 
 @dataclass(frozen=True)
@@ -84,155 +161,126 @@ class ResultFile:
     path: Path
     job_id: str
     bought_at: float
+    foreign: bool = False
+    """Whether another run, or another cache, paid for them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Where the newest answer to a key lies."""
+_JOB = TypeAdapter(Job)
+_INTENT = TypeAdapter(Intent)
+_OWNERS = TypeAdapter(dict[str, OwnerState])
+_REQUEST = TypeAdapter(RequestHead)
+_RESULT = TypeAdapter(ResultHead)
+_SOMETIMES = (
+    "suite", "retry_of", "depth", "not_found", "answers", "files", "adopted", "run",
+    "collected_by", "folder", "machine",
+)  # fmt: skip
+"""Fields that layout 1 keeps in ``metadata``."""
 
-    file: ResultFile
-    offset: int
-    length: int
-    status: int
-    retryable: bool
-    received_at: float
 
-    @property
-    def age(self) -> tuple[float, float]:
-        """(bought, received), in seconds since the epoch: the greater, the newer."""
-        return (self.file.bought_at or self.received_at, self.received_at)
+def validated(validate: Callable[[Any], T], value: Any) -> T:
+    """Return what pydantic makes of a value. Raises ``ValueError`` with one line of text."""
+    try:
+        return validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {first['msg']}") from None
 
-    @property
-    def ok(self) -> bool:
-        """True for a 2xx status."""
-        return 200 <= self.status < 300
+
+def _document(kind: TypeAdapter[T], value: T) -> dict[str, Any]:
+    # In pydantic's mode "json" a lone surrogate in a text would be lost.
+    document: dict[str, Any] = kind.dump_python(value)
+    some = {name: document.pop(name) for name in _SOMETIMES if name in document}
+    return {**document, "metadata": {name: str(one) for name, one in some.items() if one}}
+
+
+def _flat(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    some = document.get("metadata")
+    if not isinstance(some, dict):
+        raise ValueError("its metadata is missing")
+    return {**{name: some[name] for name in _SOMETIMES if name in some}, **document}
 
 
 def job_document(job: Job) -> dict[str, Any]:
     """Return a job as it stands in ``job.json``."""
-    return {**asdict(job), "state": job.state.value}
+    return _document(_JOB, job)
 
 
 def job_from_document(document: Mapping[str, Any]) -> Job:
-    """Return the job of a ``job.json``. Raises ``ValueError``, ``KeyError`` or ``TypeError``."""
-    values = {field.name: document[field.name] for field in fields(Job)}
-    values["state"] = JobState(values["state"])
-    values["headers"] = _headers(values["headers"])
-    return Job(**values)
+    """Return the job of a ``job.json``. Raises ``ValueError``."""
+    return validated(_JOB.validate_python, _flat(document))
 
 
 def intent_document(intent: Intent) -> dict[str, Any]:
-    """Return an intent as it stands on disk."""
-    return {**asdict(intent), "meta": intent.meta._asdict()}
+    """Return a submission as it stands on disk."""
+    return _document(_INTENT, intent)
 
 
 def intent_from_document(document: Mapping[str, Any]) -> Intent:
-    """Return the intent of a document. Raises ``ValueError``, ``KeyError`` or ``TypeError``."""
-    values = {field.name: document[field.name] for field in fields(Intent)}
-    return Intent(**{**values, "meta": meta_from_document(values["meta"])})
+    """Return the submission of a document. Raises ``ValueError``."""
+    return validated(_INTENT.validate_python, _flat(document))
 
 
-def meta_from_document(document: Mapping[str, Any]) -> RequestMeta:
-    """Return the request meta of a document. Raises ``TypeError`` or ``ValueError``."""
-    return RequestMeta(**{**document, "headers": _headers(document.get("headers", ()))})
+def owners_document(owners: Mapping[str, OwnerState]) -> dict[str, Any]:
+    """Return what is remembered of owners as it stands on disk."""
+    document: dict[str, Any] = _OWNERS.dump_python(dict(owners), exclude_defaults=True)
+    return document
 
 
-def _headers(pairs: Any) -> Headers:
-    return tuple((name, value) for name, value in pairs)
+def owners_from_document(document: Mapping[str, Any]) -> dict[str, OwnerState]:
+    """Return what is remembered of owners. Raises ``ValueError``."""
+    return validated(_OWNERS.validate_python, document)
 
 
-def job_meta(job: Job) -> RequestMeta:
-    """Return what all requests of a job have in common."""
-    return RequestMeta(job.provider, job.base_url, job.endpoint, job.headers, job.model)
+def _head(kind: TypeAdapter[T], data: bytes) -> T:
+    try:
+        return kind.validate_json(data)
+    except ValidationError:
+        # Its own parser is the faster one, and knows no lone surrogates.
+        return kind.validate_python(json.loads(data))
 
 
-def request_meta(request: Request) -> RequestMeta:
-    """Return everything about a request but its body."""
-    to = request.target
-    return RequestMeta(to.provider, to.base_url, to.endpoint, to.headers, request.model)
+def request_head(data: bytes) -> RequestHead:
+    """Return the head of a line of ``requests.jsonl``. Raises ``ValueError``."""
+    return _head(_REQUEST, data)
 
 
-def request_line(
-    custom_id: str, key: str, owner: str, occurrence: int, body: Any, **more: Any
-) -> bytes:
-    """Return a line of ``requests.jsonl``."""
-    head = {"custom_id": custom_id, "key": key, "owner": owner, "occurrence": occurrence, **more}
-    return files.encode_line(head, body)
+def result_head(data: bytes) -> ResultHead:
+    """Return the head of a line of ``results.jsonl``. Raises ``ValueError``."""
+    return _head(_RESULT, data)
 
 
-def result_line(row: ResultRow, received_at: float) -> bytes:
-    """Return a line of ``results.jsonl``."""
-    head = {
+def request_fields(head: RequestHead) -> dict[str, Any]:
+    """Return the head of a line of ``requests.jsonl`` as it is written."""
+    fields: dict[str, Any] = _REQUEST.dump_python(head, exclude_defaults=True)
+    return fields
+
+
+def result_fields(row: ResultRow, received_at: float) -> dict[str, Any]:
+    """Return the head of a line of ``results.jsonl`` as it is written."""
+    return {
         "custom_id": row.custom_id,
         "status": row.status,
         "request_id": row.request_id,
         "received_at": received_at,
         "retryable": row.retryable,
     }
-    return files.encode_line(head, row.body)
 
 
-def gather(
-    path: Path, rows: Iterable[ResultRow], line: Callable[[ResultRow], bytes | None]
-) -> tuple[dict[str, bool], int]:
-    """Add rows to a results file, all of them or, when ``rows`` raises, none.
+def account(job: Job, heads: Iterable[ResultHead], keys: Iterable[str]) -> Finished:
+    """Return the account of a job from the heads of its results; of one key a success counts.
 
-    Rows stored before stay; of several rows of one request the first success wins. ``line`` returns
-    None for a row of no known request. Returns whether each ``custom_id`` succeeded, and how many
-    rows were left out as unknown.
+    ``keys`` are those of its requests.
     """
-    done: dict[str, bool] = {}
-    unknown = 0
-    with files.replacing(path) as file:
-        for kept in files.scan(path):
-            if kept is not None:
-                done[kept.head["custom_id"]] = 200 <= kept.head["status"] < 300
-                file.write(files.raw_line(path, kept))
-        for row in rows:
-            ok = 200 <= row.status < 300
-            if row.custom_id in done and (done[row.custom_id] or not ok):
-                continue
-            written = line(row)
-            if written is None:
-                unknown += 1
-            else:
-                done[row.custom_id] = ok
-                file.write(written)
-    return done, unknown
-
-
-def counts(done: Mapping[str, bool], requests: int) -> dict[str, str]:
-    """Return the counts of an ended job for its ``metadata``."""
-    ok = sum(done.values())
-    found = {"answers": len(done), "ok": ok, "failed": len(done) - ok}
-    return {k: str(v) for k, v in {**found, "missing": max(0, requests - len(done))}.items()}
-
-
-def account(
-    job: Job, heads: Iterable[Mapping[str, Any]], requests: Iterable[StoredRequest]
-) -> Finished:
-    """Return the account of a job from the heads of its results; of one key a success counts."""
-    best: dict[str, Mapping[str, Any]] = {}
+    best: dict[str, ResultHead] = {}
     for head in heads:
-        key = split_custom_id(head["custom_id"])[1]
-        if key not in best or head["status"] // 100 == 2:
-            best[key] = head
-    bad = {key: head for key, head in best.items() if head["status"] // 100 != 2}
+        if head.key not in best or head.ok:
+            best[head.key] = head
+    bad = {key: head for key, head in best.items() if not head.ok}
     return Finished(
         job=job,
         ok=len(best) - len(bad),
         failed=len(bad),
-        retryable={key: head["status"] for key, head in bad.items() if head["retryable"]},
-        missing=tuple(request.key for request in requests if request.key not in best),
+        retryable={key: head.status for key, head in bad.items() if head.retryable},
+        missing=tuple(key for key in keys if key not in best),
     )
-
-
-def belongs(custom_id: str, job: Job, expected: Collection[str]) -> bool:
-    """Return whether a row answers a request of this job."""
-    if custom_id in expected:
-        return True
-    nonce, key = split_custom_id(custom_id)
-    if len(expected) >= job.requests > 0:
-        return False
-    # Some or all requests are not known here: an ID made by us is as good.
-    return bool(key) and (nonce == job.nonce or not job.nonce)

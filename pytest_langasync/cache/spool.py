@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from typing import IO, Any
 
-from pytest_langasync.cache import files
+from pytest_langasync.models import to_json
 
 
 class Spool:
@@ -30,7 +30,7 @@ class Spool:
         with self._lock:
             if key in self:
                 return
-            data = files.dump(body)
+            data = to_json(body)
             try:
                 written = self._write(data)
             except OSError:

@@ -42,12 +42,13 @@ class Texts:
         """Return the body that ``pack`` was given, or None when one of these texts is damaged."""
         try:
             texts = {name: self._read(name) for name in names}
-        except (OSError, ValueError):
+        except files.DAMAGE:
             return None
         return _unpack(packed, texts) if texts else packed
 
     def _read(self, name: str) -> str:
-        text = (self._folder / files.safe_name(name)).read_bytes().decode("utf-8", "surrogatepass")
+        content = files.read_whole(self._folder / files.safe_name(name), files.LARGE)
+        text = content.decode("utf-8", "surrogatepass")
         if digest(text) != name:
             raise ValueError(f"{name} is damaged")
         return text

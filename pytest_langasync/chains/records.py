@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import TypeAdapter
 
 from pytest_langasync.cache import files
-from pytest_langasync.cache.store import Store
+from pytest_langasync.cache.records import FINITE, validated
+from pytest_langasync.config import CLOCK
 from pytest_langasync.exceptions import CacheError
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Store
 
 __all__ = ["JobRecord", "load_record", "load_records", "new_record"]
 
@@ -24,6 +28,8 @@ SCHEMA = 1
 class JobRecord:
     """One logical job. Times are seconds since the epoch. Answers are not in it: they lie in the
     cache, under the IDs of the provider's jobs."""
+
+    __pydantic_config__: ClassVar = FINITE
 
     id: str
     name: str
@@ -45,7 +51,7 @@ class JobRecord:
 
     def save(self, store: Store) -> None:
         """Write the record. Raises ``CacheError``."""
-        path = store.dir("chains") / f"{files.safe_name(self.id)}.json"
+        path = store.folder("chains") / f"{files.safe_name(self.id)}.json"
         files.write_document(path, {"schema": SCHEMA, **vars(self)})
 
 
@@ -63,7 +69,7 @@ def new_record(
     return JobRecord(
         id=f"batch_{secrets.token_hex(12)}",
         name=name,
-        created_at=time.time(),
+        created_at=CLOCK.now(),
         count=len(inputs),
         inputs=tuple(inputs) if keep_inputs and _is_json(inputs) else None,
         urgent=tuple(urgent),
@@ -94,16 +100,13 @@ def load_records(root: Path) -> list[JobRecord]:
 
 def _read(path: Path) -> JobRecord:
     try:
-        document = files.read_document(path)
-    except (OSError, ValueError) as error:
+        document = files.read_document(path, files.LARGE)
+        if document.get("schema", 0) > SCHEMA:
+            text = f"{path} was written by a newer version of pytest-langasync: upgrade it"
+            raise CacheError(text)
+        return validated(TypeAdapter(JobRecord).validate_python, document)
+    except (OSError, TypeError, ValueError) as error:
         raise CacheError(f"{path} cannot be read ({error}): remove it, or restore it") from None
-    if document.get("schema") != SCHEMA:
-        raise CacheError(f"{path} was written by a newer version of pytest-langasync: upgrade it")
-    names = {field.name for field in dataclasses.fields(JobRecord)}
-    values = {name: value for name, value in document.items() if name in names}
-    for name in ("inputs", "urgent", "provider_jobs"):
-        values[name] = tuple(values[name]) if values[name] is not None else None
-    return JobRecord(**values)
 
 
 def _is_json(value: Any) -> bool:

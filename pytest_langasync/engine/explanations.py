@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.records import RequestMeta
-from pytest_langasync.cache.store import Store
-from pytest_langasync.config import Settings
 from pytest_langasync.engine import differences
-from pytest_langasync.lanes.batch.batcher import Batcher
 from pytest_langasync.models import Job, JobStatus, MissingCall
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import RequestMeta, Store
+    from pytest_langasync.config import Settings
+    from pytest_langasync.lanes.batch.batcher import Batcher
 
 __all__ = ["reason"]
 
@@ -41,11 +43,9 @@ def reason(
 
 def _held_back(keys: set[str], store: Store, batcher: Batcher) -> str:
     """Say why nothing was sent of what is under way nowhere."""
-    if any(keys & store.intent_keys(intent.nonce) for intent in store.open_intents()):
+    if any(keys & store.intents.keys(intent.nonce) for intent in store.intents):
         return "in a submission whose outcome is open: python -m pytest_langasync doctor"
-    if keys & batcher.queued:
-        return "not sent: the provider has no room for more at the moment"
-    return "not answered yet"
+    return batcher.why_queued(keys) or "not answered yet"
 
 
 def _standing(job: Job, status: JobStatus | None) -> str:

@@ -7,14 +7,18 @@ command goes on with it, so that what it bought is not bought again after a kill
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import Store
+from pytest_langasync.cache.records import OwnerState
 
-__all__ = ["JUDGED", "Refresh", "end_run"]
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Store
 
-JUDGED = "judged"
-"""Marks what is remembered of a test that was judged while its run goes on for others."""
+__all__ = ["NOTHING", "Refresh", "end_run"]
+
+NOTHING = OwnerState()
+"""What is remembered of an owner of whom nothing is."""
 
 _REFRESH = "(refresh)"
 _MAX_AGE = "(max-age)"
@@ -30,7 +34,7 @@ class Refresh:
     def __init__(
         self,
         store: Store,
-        state: Mapping[str, Mapping[str, Any]],
+        state: Mapping[str, OwnerState],
         *,
         started_at: float,
         refresh: bool = False,
@@ -40,7 +44,7 @@ class Refresh:
         self._state = state
         self._name = _REFRESH if refresh else _MAX_AGE if max_age is not None else ""
         self._cutoff = started_at - (0.0 if refresh else max_age or 0.0)
-        self.begun_at: float | None = state.get(self._name, {}).get("begun_at")
+        self.begun_at: float | None = state.get(self._name, NOTHING).begun_at
         """When an earlier run began it; None for a new one."""
         self._begun = self.begun_at is not None
         self._started_at = started_at
@@ -52,24 +56,24 @@ class Refresh:
         since = self._since(owner)
         return bought_at < self._cutoff if since is None else received_at < since
 
-    def waiting(self, owner: str) -> dict[str, float]:
+    def waiting(self, owner: str, state: OwnerState) -> OwnerState:
         """What to remember about an owner for whom something is about to be bought."""
         if not self._name:
-            return {}
+            return state
         since = self._since(owner)
-        return {"since": self._cutoff if since is None else since}
+        return replace(state, since=self._cutoff if since is None else since)
 
     def begin(self) -> None:
         """Write the renewal down, before its first purchase."""
         if self._name and not self._begun:
             self._begun = True
-            entry = {"since": self._cutoff, "begun_at": self._started_at}
-            self._store.update_owner_state({self._name: entry})
+            state = OwnerState(since=self._cutoff, begun_at=self._started_at)
+            self._store.owners.update({self._name: state})
 
     def _since(self, owner: str) -> float | None:
         """What came after this moment belongs to the renewal under way; None before it began."""
         for name in (owner, self._name):
-            since: float | None = self._state.get(name, {}).get("since")
+            since = self._state.get(name, NOTHING).since
             if since is not None:
                 return since
         return None
@@ -80,14 +84,14 @@ def end_run(store: Store, *, refresh: bool, max_age: bool) -> None:
 
     A run without the options ends both renewals, once nobody waits for their answers any more.
     """
-    state = store.owner_state()
-    ended = {owner for owner, entry in state.items() if entry.get(JUDGED)}
+    state = store.owners.read()
+    ended = {owner for owner, entry in state.items() if entry.judged}
     if refresh or max_age:
         ended.add(_REFRESH if refresh else _MAX_AGE)
-    elif not any("since" in entry for owner, entry in state.items() if owner not in _NAMES):
+    elif not any(entry.since is not None for owner, entry in state.items() if owner not in _NAMES):
         ended |= _NAMES
     if found := ended & state.keys():
-        store.update_owner_state(dict.fromkeys(found))
+        store.owners.update(dict.fromkeys(found))
 
 
 _NAMES = frozenset({_REFRESH, _MAX_AGE})

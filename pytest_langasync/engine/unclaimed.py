@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import Store
 from pytest_langasync.costs.ledger import UNUSED, Ledger
 from pytest_langasync.models import Request, Target
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Store
 
 __all__ = ["enter_unused"]
 
@@ -16,7 +19,7 @@ def enter_unused(ledger: Ledger, store: Store, used: Container[str]) -> None:
     tests = set(ledger.tests())
     for key in (key for key in store.received_since(ledger.started_at) if key not in used):
         answer, stored = store.answer(key), store.request(key)
-        if answer is not None and stored is not None:
+        if answer is not None and stored is not None and not answer.foreign:
             meta = stored.meta
             body = stored.body() or {"model": meta.model}
             target = Target(meta.provider, meta.base_url, meta.endpoint, meta.headers)

@@ -17,10 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
+from pytest_langasync.interception import sockets
 from pytest_langasync.interception.aiohttp_leaf import AiohttpCall
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.httpx_leaf import AsyncHttpxCall, HttpxCall
+from pytest_langasync.interception.urllib3_leaf import Urllib3Call
 from pytest_langasync.interception.wire import (
     AsyncLeafCall,
     LeafCall,
@@ -33,7 +36,7 @@ from pytest_langasync.interception.wire import (
 
 __all__ = ["Interceptor"]
 
-LIBRARIES = ("httpx", "httpx2", "aiohttp")
+LIBRARIES = ("httpx", "httpx2", "aiohttp", "urllib3")
 
 
 class Interceptor:
@@ -114,12 +117,18 @@ class Interceptor:
     def _concerns(self, call: LeafCall | AsyncLeafCall) -> bool:
         if not self._installed or is_untouched():
             return False
-        return self._router.concerns(call.method, call.url, call.path) and not call.mocked()
+        if not self._router.concerns(call.method, call.url, call.path) or call.mocked():
+            return False
+        parts = urlsplit(call.url)
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        return not sockets.are_closed_to(parts.hostname or "", port)
 
 
 def _leaves(library: ModuleType) -> Iterator[tuple[type, str, Callable[..., Any]]]:
     """Yield the classes and methods that are a library's leaves, and what a call of each is."""
-    if hasattr(library, "ClientSession"):
+    if library.__name__ == "urllib3":
+        yield library.HTTPConnectionPool, "urlopen", Urllib3Call
+    elif library.__name__ == "aiohttp":
         yield library.ClientSession, "_request", AiohttpCall
     else:
         yield library.HTTPTransport, "handle_request", HttpxCall

@@ -11,11 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import Store
-from pytest_langasync.config import Settings
+from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.models import Event, Target
 from pytest_langasync.providers import Client, Provider, by_name
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Store
 
 __all__ = ["RunContext"]
 
@@ -31,7 +34,8 @@ class RunContext:
 
     ``notify`` and ``tick`` are called in the thread that waits: with each event, and before each
     pause. ``connect`` makes a client of the batch API that stands behind a target. ``clock``
-    returns seconds since the epoch, ``sleep`` waits for seconds.
+    returns seconds since the epoch, ``timer`` seconds that no change of the clock touches, for
+    intervals; ``sleep`` waits for seconds.
     """
 
     store: Store
@@ -44,5 +48,6 @@ class RunContext:
     tick: Callable[[], None] = lambda: None
     connect: Callable[[Target], Client] = _connect
     lookup: Callable[[str], Provider] = by_name
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float] = CLOCK.now
+    timer: Callable[[], float] = CLOCK.timer
     sleep: Callable[[float], None] = time.sleep

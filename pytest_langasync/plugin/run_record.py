@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from pytest_langasync.cache import redaction
-from pytest_langasync.cache.store import Store
-from pytest_langasync.config import Settings
+from pytest_langasync.config import CLOCK
+from pytest_langasync.engine.run import Run
 from pytest_langasync.exceptions import CacheError, ConfigurationError
 from pytest_langasync.plugin.report_buffer import fail_run
 from pytest_langasync.plugin.terminal import Reporter
@@ -36,11 +36,12 @@ STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 class RunRecorder:
     """Adds the run up once it is over; ``pytest_langasync_run_finished`` hands it on."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, reporter: Reporter) -> None:
+    def __init__(self, config: pytest.Config, run: Run, reporter: Reporter) -> None:
         self.config = config
-        self.settings = settings
+        self.settings = run.settings
         self.reporter = reporter
-        self.store = Store(settings.cache)
+        self.store = run.store
+        self._ledger = run.ledger
         started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(reporter.started_at))
         self.name = f"{started}-{secrets.token_hex(2)}"
         self.comparison: dict[str, Any] | None = None
@@ -71,7 +72,7 @@ class RunRecorder:
         if self.settings.estimate or session.exitstatus == pytest.ExitCode.USAGE_ERROR:
             return
         if self.settings.report:
-            self.store.open()  # for the bodies
+            self.store.refresh()  # workers wrote answers, too
         run = self._document(int(session.exitstatus))
         self._keep(run)
         for name in self.settings.report:
@@ -125,7 +126,7 @@ class RunRecorder:
         Where a regression fails the run, one that failed so is no measure: the gate would open by
         itself the second time.
         """
-        for run in self.store.runs():
+        for run in self.store.history:
             if run["started_at"] >= self.reporter.started_at:
                 continue
             worse = (run.get("comparison") or {}).get("regressions")
@@ -137,13 +138,13 @@ class RunRecorder:
         return None
 
     def _kept(self, name: str) -> Mapping[str, Any]:
-        ids = self.store.run_ids()
+        ids = self.store.history.ids()
         found = [one for one in ids if one.startswith(name)]
         if len(found) != 1:
             known = ", ".join(ids[:5]) or "none is kept"
             what = "is no run" if not found else f"may be {' or '.join(found[:3])}"
             raise ConfigurationError(f"{name!r} {what} in {self.settings.cache}; newest: {known}")
-        run = next((run for run in self.store.runs() if run["name"] == found[0]), None)
+        run = next((run for run in self.store.history if run["name"] == found[0]), None)
         if run is None:
             raise ConfigurationError(f"the run {found[0]} in {self.settings.cache} is damaged")
         return run
@@ -166,13 +167,13 @@ class RunRecorder:
         evals = self.config.pluginmanager.get_plugin("langasync-evals")
         listeners = self.config.hook.pytest_langasync_run_finished.get_hookimpls()
         return jsonfile.run_json(
-            self.reporter.ledger,
+            self._ledger,
             name=self.name,
             tests=self.reporter.tests(),
             gates=evals.gates.results() if evals is not None else (),
             comparison=self.comparison,
             exit_status=exit_status,
-            now=time.time(),
+            now=CLOCK.now(),
             settings=self.settings.shown(),
             calls=bool(self.settings.report or listeners),
         )
@@ -180,7 +181,7 @@ class RunRecorder:
     def _keep(self, run: Mapping[str, Any]) -> None:
         if judged(run):
             try:
-                self.store.write_run(self.name, jsonfile.without_calls(run))
+                self.store.history.add(self.name, jsonfile.without_calls(run))
             except CacheError as error:
                 self.reporter.trouble(str(error))
 
@@ -205,7 +206,7 @@ class RunRecorder:
         return html_page(self._told(run), history=list(self._history())[::-1])
 
     def _history(self) -> Iterator[dict[str, Any]]:
-        earlier = (run for run in self.store.runs() if run["name"] != self.name)
+        earlier = (run for run in self.store.history if run["name"] != self.name)
         return islice(map(jsonfile.figures, earlier), CHARTED)
 
     def _told(self, run: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The run under pytest: attempts, parked tests, waves, verdicts. Hooks decide, the engine works.
+"""The run under pytest: attempts, parked tests, waves, verdicts. Hooks decide, ``engine`` works.
 
 A run's life::
 
@@ -31,8 +31,9 @@ import pytest
 from pytest_langasync.config import Settings
 from pytest_langasync.engine import differences
 from pytest_langasync.engine.replay import Attempt, Difference
-from pytest_langasync.engine.run import Run
+from pytest_langasync.engine.run import Front, Run
 from pytest_langasync.exceptions import CacheError, ConfigurationError
+from pytest_langasync.models import Request
 from pytest_langasync.plugin.execution import Entry, Execution
 from pytest_langasync.plugin.marker import MarkerOptions
 from pytest_langasync.plugin.neighbours import Neighbours, module_of, set_up_now
@@ -65,45 +66,51 @@ class Session:
         self.config = config
         self.settings = settings
         self.reporter = reporter
-        self.engine = Run(
-            settings,
+        front = Front(
+            parked_type=Parked,
             notify=reporter.event,
             tick=reporter.tick,
-            parked_type=Parked,
+            started_at=reporter.started_at,
+            local_url=invitation.sandbox if invitation else "",
             sandbox_reply=lambda request: config.hook.pytest_langasync_sandbox_reply(
                 request=request
             ),
-            started_at=reporter.started_at,
-            local_url=invitation.sandbox if invitation else "",
+            allow=self._allow if invitation else None,
         )
+        self.run = Run(settings, front)
+        reporter.follow(self.run)
         self.worker: WorkerLink | None = None
         if invitation:
             self.worker = WorkerLink(
                 invitation,
-                self.engine.store,
-                bought=self.engine.bought,
+                self.run.store,
+                bought=self.run.bought,
                 failed=lambda: self._pytest_session.testsfailed,
-                refused=lambda: self.engine.refused,
+                refused=lambda: self.run.refused,
             )
-            self.engine.allow = self.worker.allow
         self._execution: Execution | None = None
         self._left_out: Entry | None = None
         self._parked_fixtures = ParkedFixtures()
         self._states: dict[str, ModuleState] = {}
         self._modules: frozenset[str] | None = None
 
+    def _allow(self, key: str, request: Request) -> None:
+        """Ask the process that keeps the budget. Raises ``ConfigurationError``."""
+        assert self.worker is not None
+        self.worker.allow(key, request)
+
     # ---- the session
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         try:
-            self.engine.start()
+            self.run.start()
         except (ConfigurationError, CacheError) as error:
             raise pytest.UsageError(str(error)) from None
         self._pytest_session = session
         self.buffer = ReportBuffer(session)
         self.neighbours = Neighbours(session)
-        self.waves = Waves(self.neighbours, self.reporter, self.engine, self.worker)
+        self.waves = Waves(self.neighbours, self.reporter, self.run, self.worker)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
@@ -112,24 +119,24 @@ class Session:
         """A module that makes its client without a key when it is imported: one line says it."""
         report = yield
         error = getattr(getattr(report, "call", None), "excinfo", None)
-        if report.failed and error is not None and self.engine.lacks_key(error.value):
-            report.longrepr = self.engine.refused
+        if report.failed and error is not None and self.run.lacks_key(error.value):
+            report.longrepr = self.run.refused
         return report
 
     def pytest_collection_modifyitems(self) -> None:
-        if self.engine.refused:
-            raise pytest.UsageError(self.engine.refused)
+        if self.run.refused:
+            raise pytest.UsageError(self.run.refused)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.worker is None:
-            self.reporter.finish(self.engine)
+            self.reporter.finish()
             return
         stopped = bool(session.shouldfail or session.shouldstop)
-        self.worker.leave(self.reporter.books(self.engine), stopped=stopped)
+        self.worker.leave(self.reporter.books(), stopped=stopped)
 
     def pytest_unconfigure(self) -> None:
-        self.engine.close()
+        self.run.close()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -146,7 +153,7 @@ class Session:
             raise
         finally:
             try:
-                self.engine.save(goes_on=True)
+                self.run.memory.save(goes_on=True)
             except CacheError as error:
                 self.reporter.trouble(str(error))
 
@@ -226,7 +233,7 @@ class Session:
             return
         repeat = getattr(getattr(item, "callspec", None), "params", {}).get("langasync_repeat", 0)
         sample = f"repeat {repeat}" if repeat else ""
-        with self.engine.attempt(item.nodeid, number, options.attempt(sample)) as attempt:
+        with self.run.attempt(item.nodeid, number, options.attempt(sample)) as attempt:
             attempt.discarded = execution.entry.shadow
             execution.attempt = attempt
             yield
@@ -239,7 +246,7 @@ class Session:
             self.neighbours.ran(execution.item)
         if not execution.void:
             if attempt is not None:
-                self.engine.judge(attempt)
+                self.run.judge(attempt)
             self.waves.judged(entry)
             self.buffer.release()
             return
@@ -257,11 +264,11 @@ class Session:
 
     def _park(self, execution: Execution, attempt: Attempt) -> None:
         difference = attempt.difference()
-        if difference is None or self.engine.first_time(attempt, difference.owner):
-            self.engine.park(attempt)
+        if difference is None or self.run.first_time(attempt, difference.owner):
+            self.run.park(attempt)
             self.waves.park(execution.entry, attempt.missing.values())
             return
-        self.engine.give_up(attempt)
+        self.run.give_up(attempt)
         if execution.strayed():
             self.waves.hold(execution.entry)
         else:
@@ -320,7 +327,7 @@ class Session:
             if attempt is None:
                 execution.waits_for = missing
                 return missing is not None
-            if missing is None and exception is not None and self.engine.lacks_key(exception):
+            if missing is None and exception is not None and self.run.lacks_key(exception):
                 missing = []
             if missing is not None:
                 attempt.wait_for(missing)
@@ -331,7 +338,7 @@ class Session:
         function = pyfuncitem.obj
         if self.attempt is None or not inspect.iscoroutinefunction(function):
             return (yield)
-        pyfuncitem.obj = self.engine.concurrency.bind(function)
+        pyfuncitem.obj = self.run.concurrency.bind(function)
         try:
             return (yield)
         finally:
@@ -341,7 +348,7 @@ class Session:
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any], request: Any
     ) -> Generator[None, T, T]:
-        attempt, concurrency = self.attempt, self.engine.concurrency
+        attempt, concurrency = self.attempt, self.run.concurrency
         if attempt is None:
             value = yield
         else:
@@ -374,11 +381,11 @@ class Session:
     def calls(self) -> list[dict[str, Any]]:
         """Return the answered calls of the running attempt, as plain data; money in USD."""
         used = self.attempt.used if self.attempt is not None else []
-        return [self.engine.ledger.priced(call, answer) for _, call, answer in used]
+        return [self.run.ledger.priced(call, answer) for _, call, answer in used]
 
     def side_by_side(self, works: Sequence[Callable[[], T]]) -> list[T]:
         """Do works of the running test that do not depend on each other: all calls in one wave."""
-        return self.engine.concurrency.side_by_side(works)
+        return self.run.concurrency.side_by_side(works)
 
     def _fail_as_not_reproducible(
         self, item: pytest.Item, attempt: Attempt, difference: Difference

@@ -34,15 +34,15 @@ class Waves:
         self,
         neighbours: Neighbours,
         reporter: Reporter,
-        engine: Run,
+        run: Run,
         worker: WorkerLink | None = None,
     ) -> None:
         self.neighbours = neighbours
         self.reporter = reporter
-        self.engine = engine
-        self.settings = engine.settings
+        self._run = run
+        self.settings = run.settings
         self.worker = worker
-        self.buyer = worker or LaneBuyer(engine, engine.settings, reporter.estimated)
+        self.buyer = worker or LaneBuyer(run, run.settings, reporter.estimated)
         self.queue: list[Entry] = []
         self._again: dict[pytest.Item, Entry] = {}
         self._judged: dict[pytest.Item, int] = {}
@@ -103,7 +103,7 @@ class Waves:
         except session.Interrupted:
             raise
         except KeyboardInterrupt:
-            self.reporter.interrupted(self.engine.batcher.running)
+            self.reporter.interrupted(self._run.batcher.running)
             self._defer("interrupted")
             raise
         finally:
@@ -125,10 +125,10 @@ class Waves:
             bought = self.buyer.buy(missing)
             if bought.stopped:
                 raise session.Interrupted("stopped")
-            self.engine.replay.send_now(bought.urgent, bought.cancelled_at)
+            self._run.replay.send_now(bought.urgent, bought.cancelled_at)
             if bought.over:
                 return bought.why
-            everybody, answered = bought.everybody, self.engine.answered
+            everybody, answered = bought.everybody, self._run.answered
             ready = [e for e in self.queue if not e.held and (everybody or answered(e.missing))]
             # Nobody knows what a test without a call waits for: it runs when others do, and once
             # more when no others are left. By itself it brings nothing forward.
@@ -258,13 +258,13 @@ class Waves:
         reasons = {id(entry): self._reason(entry, why) for entry in self.queue}
         for entry in self._in_order(self._take(self.queue)):
             reason = reasons[id(entry)]
-            self.engine.defer(entry.item.nodeid, entry.missing)
+            self._run.defer(entry.item.nodeid, entry.missing)
             with self._worker_index(entry.item):
                 report_skipped(entry.item, reason, langasync_deferred=reason)
 
     def _reason(self, entry: Entry, why: str) -> str:
         if not entry.held:
-            return self.engine.reason(entry.missing, why)
+            return self._run.reason(entry.missing, why)
         count = self.neighbours.earlier_waiting(entry.item)
         tests = "another test" if count < 2 else f"{count:,} tests"
         return f"{why + ': ' if why else ''}waits for the verdict of {tests} that it may look at"

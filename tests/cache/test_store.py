@@ -17,8 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_langasync.cache import files
-from pytest_langasync.cache.records import RequestMeta
-from pytest_langasync.cache.store import Intent, Store
+from pytest_langasync.cache.store import Intent, OwnerState, RequestMeta, Store
 from pytest_langasync.exceptions import CacheError
 from pytest_langasync.models import (
     Answer,
@@ -77,10 +76,14 @@ def submit(store: Store, job: Job, numbers: list[int]) -> Job:
     missing_calls = [pending(number, f"t.py::test_{number}") for number in numbers]
     for item, number in zip(missing_calls, numbers, strict=True):
         store.spool(item, {"model": "gpt-x", "n": number})
-    intent = Intent(job.nonce, META, job.created_at, len(numbers), {})
+    intent = Intent(job.nonce, META, job.created_at, len(numbers))
     with store.lock():
         store.write_intent(intent, missing_calls)
         return store.promote(job.nonce, job)
+
+
+def noted(number: int) -> OwnerState:
+    return OwnerState(waiting=(key_of(number),))
 
 
 @pytest.fixture
@@ -99,13 +102,13 @@ def reopened(store: Store) -> Store:
 class TestLayout:
     def test_reading_creates_nothing(self, store: Store) -> None:
         assert store.answer(key_of(1)) is None
-        assert store.jobs() == [] and not list(store.runs()) and store.owner_state() == {}
+        assert store.jobs() == [] and not list(store.history) and store.owners.read() == {}
         assert not store.root.exists()
 
     def test_files_are_private_and_ignored_by_git(self, store: Store) -> None:
         store.finish(submit(store, job_of(), [1]), [row(1)])
-        store.write_run("r1", {"a": 1})
-        store.update_owner_state({"o": {"x": 1}})
+        store.history.add("r1", {"a": 1})
+        store.owners.update({"o": noted(1)})
         paths = [store.root, *store.root.rglob("*")]
         loose = [p for p in paths if stat.S_IMODE(p.stat().st_mode) & 0o077]
         assert loose == [] and (store.root / ".gitignore").read_text() == "*\n"
@@ -128,17 +131,17 @@ class TestLayout:
         assert answer is not None and answer.job_id == job_id
 
     def test_newer_version_is_refused(self, store: Store) -> None:
-        store.write_run("r", {})
+        store.history.add("r", {})
         (store.root / "version").write_text("2\n")
         with pytest.raises(CacheError, match=r"newer version"):
             reopened(store)
 
     def test_a_damaged_version_is_named_and_written_anew(self, store: Store) -> None:
-        store.write_run("r", {})
+        store.history.add("r", {})
         (store.root / "version").write_bytes(b"\xff\xfe")
         again = reopened(store)
         assert "version: damaged" in again.problems[0]
-        again.write_run("r", {})
+        again.history.add("r", {})
         assert reopened(store).problems == []
 
     def test_a_file_in_the_place_of_the_directory_is_refused(self, tmp_path: Path) -> None:
@@ -153,7 +156,7 @@ class TestLayout:
             Store(tmp_path / "cache").open()
 
     def test_failing_write_is_one_clear_line(self, store: Store) -> None:
-        store.write_run("r", {})
+        store.history.add("r", {})
         (store.root / "jobs").write_text("a file where a folder should be")
         with pytest.raises(CacheError, match=r"cannot write the cache at .*jobs"):
             store.update_job(job_of())
@@ -205,7 +208,7 @@ class TestAnswers:
         assert finished.retryable == {key_of(1): 503} and finished.missing == (key_of(3),)
         assert store.answer(key_of(9)) is None and store.in_flight(key_of(3)) is None
         stored = json.loads((store.root / "jobs/batch_1/job.json").read_text())["metadata"]
-        assert stored == {"answers": "3", "ok": "1", "failed": "2", "missing": "1"}
+        assert stored == {"answers": "3"}
 
     def test_a_download_that_breaks_off_leaves_the_job_running(self, store: Store) -> None:
         job = submit(store, job_of(), [1, 2])
@@ -312,13 +315,13 @@ class TestDamage:
 
     def test_damaged_documents_are_named(self, store: Store) -> None:
         submit(store, job_of(), [1])
-        store.write_run("r1", {"a": 1})
-        store.update_owner_state({"o": {"x": 1}})
+        store.history.add("r1", {"a": 1})
+        store.owners.update({"o": noted(1)})
         for path in store.root.rglob("*.json*"):
             if path.suffix in (".json", ".copy"):
                 path.write_text(path.read_text().replace("1", "2"))
         again = reopened(store)
-        assert again.jobs() == [] and not list(again.runs()) and again.owner_state() == {}
+        assert again.jobs() == [] and not list(again.history) and again.owners.read() == {}
         assert len(again.problems) == 3
 
 
@@ -337,9 +340,9 @@ class TestIntents:
             again = Store(root)
             again.open()
             with again.lock():
-                open_ = again.intents()
+                open_ = again.open_submissions()
             if open_:
-                assert again.jobs() == [] and again.intent_keys(NONCE) == {key_of(1), key_of(2)}
+                assert again.jobs() == [] and again.intents.keys(NONCE) == {key_of(1), key_of(2)}
                 with again.lock():
                     again.promote(NONCE, job_of())
                 assert again.in_flight(key_of(2)) is not None
@@ -347,7 +350,7 @@ class TestIntents:
                 assert again.in_flight(key_of(2)) is not None
             else:
                 assert not list(root.glob("jobs/*/requests.jsonl"))
-            assert again.intents() == [] and not list((root / "intents").glob("[!.]*"))
+            assert again.open_submissions() == [] and not list((root / "intents").glob("[!.]*"))
             if again.jobs():
                 assert [r.body()["n"] for r in again.requests_in("batch_1")] == [1, 2]
 
@@ -377,11 +380,12 @@ class TestIntents:
 
     def test_drop(self, store: Store) -> None:
         store.spool(pending(1), {})
-        store.write_intent(Intent(NONCE, META, 1.0, 1, {"a": "b"}), [pending(1)])
-        assert store.intents() == [Intent(NONCE, META, 1.0, 1, {"a": "b"})]
-        store.drop_intent(NONCE)
-        store.drop_intent(NONCE)
-        assert store.intents() == [] and not list((store.root / "intents").iterdir())
+        store.write_intent(Intent(NONCE, META, 1.0, 1, suite="b"), [pending(1)])
+        (found,) = store.open_submissions()
+        assert (found.meta, found.count, found.suite) == (META, 1, "b")
+        store.intents.drop(NONCE)
+        store.intents.drop(NONCE)
+        assert store.open_submissions() == [] and not list((store.root / "intents").iterdir())
 
     def test_the_lock_excludes_and_tells_who_waits(self, store: Store) -> None:
         other, told, inside = Store(store.root), threading.Event(), threading.Event()
@@ -459,7 +463,7 @@ class TestRequestsAndNotes:
             item = pending(1, owner)
             store.spool(item, body)
             assert store.spooled(item.key) == body
-            store.write_intent(Intent(NONCE, META, 1.0, 1, {}), [item])
+            store.write_intent(Intent(NONCE, META, 1.0, 1), [item])
             store.promote(NONCE, job_of())
             (found,) = reopened(store).requests_of(owner)
             assert (found.owner, found.body()) == (owner, body)
@@ -471,16 +475,16 @@ class TestRequestsAndNotes:
         assert store.requests_in(job.id) == [] and not store.contents_known(job.id)
 
     def test_owner_state_merges(self, store: Store) -> None:
-        store.update_owner_state({"a": {"n": 1}, "b": {"n": 2}})
-        Store(store.root).update_owner_state({"b": None, "c": {"n": 3}})
-        assert store.owner_state() == {"a": {"n": 1}, "c": {"n": 3}}
+        store.owners.update({"a": noted(1), "b": noted(2)})
+        Store(store.root).owners.update({"b": None, "c": noted(3)})
+        assert store.owners.read() == {"a": noted(1), "c": noted(3)}
 
     def test_runs_are_sorted_and_cannot_escape(self, store: Store) -> None:
         for run_id in ("2026-02", "2026-01"):
-            store.write_run(run_id, {"id": run_id, "cost": 0.5})
-        store.write_run("../evil", {"id": "evil"})
-        assert [run["id"] for run in store.runs()][-2:] == ["2026-02", "2026-01"]
-        assert len(list(store.runs())) == 3 and not (store.root / "evil.json").exists()
+            store.history.add(run_id, {"id": run_id, "cost": 0.5})
+        store.history.add("../evil", {"id": "evil"})
+        assert [run["id"] for run in store.history][-2:] == ["2026-02", "2026-01"]
+        assert len(list(store.history)) == 3 and not (store.root / "evil.json").exists()
 
     def test_moved_cache_still_answers(self, store: Store, tmp_path: Path) -> None:
         store.finish(submit(store, job_of(), [1]), [row(1)])

@@ -130,14 +130,14 @@ def flip(path: Path) -> None:
 def test_doctor_and_a_submission_in_doubt(suite: Suite, provider: Sandbox) -> None:
     assert command(suite, "doctor")[0] == 0
     store = doubtful(suite, provider)
-    (intent,) = store.intents()
+    (intent,) = store.open_submissions()
     status, text = command(suite, "doctor")
     assert status == 1 and f"doctor --forget {intent.nonce}" in text
     assert command(suite, "doctor", "--forget", "nothing")[0] == 2
     assert command(suite, "doctor", "--forget", intent.nonce)[0] == 0
     provider.set_faults({})
     text = command(suite, "doctor")[1]
-    assert not store.intents() and "in doubt" not in text and "orphan: " in text
+    assert not store.open_submissions() and "in doubt" not in text and "orphan: " in text
 
 
 class TestDoctor:
@@ -145,7 +145,7 @@ class TestDoctor:
         store = doubtful(suite, provider)
         suite.write(CLAUDE, "test_more")
         suite.plain(*BATCH, "test_more.py")
-        (nonce,) = store.nonces()
+        (nonce,) = store.intents.nonces()
         names = [f"intents/{nonce}.requests.jsonl", "state.json"]
         for pattern in ("jobs/*/job.json", "jobs/*/requests.jsonl", "runs/*.json"):
             path = next(store.root.glob(pattern))
@@ -178,7 +178,7 @@ class TestDoctor:
         self, suite: Suite, provider: Sandbox, capsys: pytest.CaptureFixture[str]
     ) -> None:
         store = doubtful(suite, provider)
-        (intent,) = store.intents()
+        (intent,) = store.open_submissions()
         m = intent.meta
         job = Job("batch_1", m.provider, m.base_url, m.endpoint, m.model, (), intent.nonce, 1.0, 1)
         out, statuses = io.StringIO(), []

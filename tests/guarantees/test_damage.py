@@ -104,7 +104,7 @@ def in_doubt(world: World) -> str:
         world.submit(*ASKS)
     world.cloud.lists = []
     assert world.cloud.bought().total() == 3
-    (nonce,) = world.store.nonces()
+    (nonce,) = world.store.intents.nonces()
     return nonce
 
 
@@ -183,7 +183,7 @@ class TestSubmissions:
                 world.submit(*ASKS)
         assert world.cloud.bought().total() == 3
         with world.store.lock():
-            world.store.drop_intent(nonce)
+            world.store.intents.drop(nonce)
         world.start(suite="")
         assert world.run(*ASKS) and [job.id for job in world.store.jobs()] == ["batch_2"]
 
@@ -193,7 +193,7 @@ class TestSubmissions:
         path = world.root / "intents/abcdefghijkl.requests.jsonl"
         path.write_text("being written")
         world.start()
-        assert world.store.intents() == [] and path.exists()
+        assert world.store.open_submissions() == [] and path.exists()
         with world.store.lock():
             assert not path.exists(), "with the lock held nobody writes"
 
@@ -208,6 +208,6 @@ class TestSubmissions:
                 flip(path)
         world.start()
         with world.store.lock():
-            assert world.store.intents() == [] and world.store.nonces() == []
+            assert world.store.open_submissions() == [] and world.store.intents.nonces() == []
         (job,) = world.store.jobs()
         assert job.state is JobState.ENDED and world.answer(1).ok

@@ -103,7 +103,7 @@ class TestSubmit:
         with pytest.raises(ConfigurationError, match="401"):
             world.submit(ask(1, model="a"), ask(2, model="b"))
         assert world.batcher.wait() and world.answer(2).ok
-        assert world.store.intents() == [] and world.store.answer(key_of(1)) is None
+        assert world.store.open_submissions() == [] and world.store.answer(key_of(1)) is None
 
     def test_all_that_needs_a_person_is_told_at_once(self, world: World) -> None:
         def refuse(text: str) -> None:
@@ -124,7 +124,7 @@ class TestSubmit:
         world.cloud.creates = [fail]
         with pytest.raises(ProviderError, match="unreachable"):
             world.submit(ask(1))
-        assert world.store.intents() == []
+        assert world.store.open_submissions() == []
         assert world.run(ask(1)) and world.cloud.bought() == {key_of(1): 1}
 
     def test_two_runs_at_once_buy_once(self, world: World) -> None:
@@ -182,7 +182,7 @@ class TestCrashes:
         world.start()
         assert world.run(ask(1), ask(2), ask(3))
         assert world.cloud.bought() == {key_of(n): 1 for n in (1, 2, 3)}
-        assert world.store.intents() == [] and world.answer(2).ok
+        assert world.store.open_submissions() == [] and world.answer(2).ok
 
     @pytest.mark.parametrize("created", [True, False])
     def test_a_create_of_unknown_outcome(self, world: World, created: bool) -> None:
@@ -194,7 +194,7 @@ class TestCrashes:
         else:
             world.cloud.creates = [reset]
         assert world.run(ask(1)) and world.cloud.bought() == {key_of(1): 1}
-        assert world.store.intents() == []
+        assert world.store.open_submissions() == []
 
     def test_nothing_is_bought_while_the_list_cannot_be_read(self, world: World) -> None:
         world.start(suite="")
@@ -210,7 +210,8 @@ class TestCrashes:
         cloud.tells_nonce = cloud.tells_ids = False
         cloud.default, cloud.lost_replies = RUNNING, 1
         world.submit(ask(1))
-        assert world.batcher.queued == {key_of(1)} and not world.batcher.wait(0)
+        assert "outcome is open" in world.batcher.why_queued([key_of(1)])
+        assert not world.batcher.wait(0)
         told = [event.message for event in world.events if "in doubt" in event.message]
         assert len(told) == 1 and "doctor" in told[0]
         world.start()
@@ -231,7 +232,7 @@ class TestCrashes:
 
         cloud.creates = [reset]
         world.submit(ask(1))
-        assert world.batcher.queued and len(cloud.jobs) == 1
+        assert world.batcher.why_queued([key_of(1)]) and len(cloud.jobs) == 1
         cloud.jobs["batch_1"].status = ENDED
         assert world.batcher.wait() and world.answer(1).ok and len(cloud.jobs) == 2
 
@@ -310,8 +311,9 @@ class TestCrashes:
     def test_resume_of_a_job_that_nobody_knows(self, world: World) -> None:
         with pytest.raises(ConfigurationError, match="no batch batch_9"):
             world.batcher.attach("batch_9", ASKED)
-        with pytest.raises(ConfigurationError, match="not a job ID"):
-            world.batcher.attach("nonsense", ASKED)
+        world.run(ask(1, base_url="https://elsewhere.test/v1"))
+        with pytest.raises(ConfigurationError, match="no call of this run goes there"):
+            world.batcher.attach("batch_1", ASKED)
 
     def test_damaged_answers_are_fetched_again_not_bought(self, world: World) -> None:
         world.run(ask(1), ask(2))

@@ -82,8 +82,8 @@ class TestEnds:
         paid = Counter(str(row["body"]) for row in provider.ledger())
         assert list(paid.values()) == [1, 1, 1, 1], "what had come is kept"
         jobs = {job.id: job for job in opened(suite).jobs()}
-        (again,) = [job for job in jobs.values() if "retry_of" in job.metadata]
-        assert jobs[again.metadata["retry_of"]].word == "failed" and again.requests == 2
+        (again,) = [job for job in jobs.values() if job.retry_of]
+        assert jobs[again.retry_of].word == "failed" and again.requests == 2
 
     @pytest.mark.parametrize("source", [ONE_STEP, CLAUDE], ids=["openai", "anthropic"])
     def test_a_raw_line_separator(self, suite: Suite, source: str) -> None:

@@ -11,8 +11,7 @@ import resource
 import sys
 from pathlib import Path
 
-from pytest_langasync.cache.records import RequestMeta
-from pytest_langasync.cache.store import Intent, Store
+from pytest_langasync.cache.store import Intent, OwnerState, RequestMeta, Store
 from pytest_langasync.exceptions import CacheError
 from pytest_langasync.models import Answer, Call, Job, MissingCall, Request, ResultRow, Target
 
@@ -36,11 +35,11 @@ def live(root: Path) -> None:
     meta = RequestMeta("openai", URL, "/responses", (), "m")
     job = Job("batch_1", "openai", URL, "/responses", "m", (), NONCE, 1.0, 1)
     with store.lock():
-        store.write_intent(Intent(NONCE, meta, 1.0, 1, {}), [pending])
+        store.write_intent(Intent(NONCE, meta, 1.0, 1), [pending])
         job = store.promote(NONCE, job)
     store.finish(job, [ResultRow(f"{NONCE}-{KEY}", 200, "y" * 1000)])
-    store.update_owner_state({"t": {"waiting": ["w" * 3000]}})
-    store.write_run("run", {"text": "r" * 5000})
+    store.owners.update({"t": OwnerState(waiting=("w" * 3000,))})
+    store.history.add("run", {"text": "r" * 5000})
     for text, answer in (("short", "z" * 7000), (LARGE, "z")):
         call = Call(Request(pending.target, {"text": text}), "t", 0)
         store.add_realtime(call, "t", Answer(call.key, 200, answer))

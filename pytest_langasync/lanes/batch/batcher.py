@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import Finished, StoredRequest
 from pytest_langasync.exceptions import (
     ConfigurationError,
     JobNotFoundError,
@@ -14,19 +14,17 @@ from pytest_langasync.exceptions import (
     ProviderError,
     raise_as_one,
 )
-from pytest_langasync.lanes import RunContext
+from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest
 from pytest_langasync.lanes.batch.outcomes import (
     CAPACITY_CODES,
-    depth,
     guilty,
     why_again,
 )
-from pytest_langasync.lanes.batch.plan import Policy, QueuedRequest
 from pytest_langasync.lanes.batch.poll import GONE_AFTER, NEWBORN, Polled, Poller, Watch
 from pytest_langasync.lanes.batch.recover import DOUBT
 from pytest_langasync.lanes.batch.submit import Submitter
+from pytest_langasync.lanes.batch.tidy import tidy
 from pytest_langasync.models import (
-    Credentials,
     Event,
     EventKind,
     Job,
@@ -36,9 +34,18 @@ from pytest_langasync.models import (
     ResultRow,
     Target,
 )
-from pytest_langasync.providers import by_job_id, dialect_of
+from pytest_langasync.providers import dialect_of
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Finished, StoredRequest
+    from pytest_langasync.lanes import RunContext
 
 __all__ = ["Batcher", "Policy"]
+
+
+FULL = "not sent: the provider has no room for more at the moment"
+IN_DOUBT = "in a submission whose outcome is open: python -m pytest_langasync doctor"
+UNKNOWN = "not bought: a running batch that this cache does not know may hold them"
 
 
 class Batcher:
@@ -47,14 +54,16 @@ class Batcher:
     def __init__(self, context: RunContext, policy: Policy) -> None:
         self.retries: list[tuple[str, str, int]] = []
         """What was sent again: (ID of the job that failed, reason, number of requests)."""
+        self._context = context
         self._store = context.store
         self._policy = policy
         self._notify = context.notify
-        self._tick = context.tick
-        self._clock = context.clock
-        self._submitter = Submitter(context, policy, self._watch)
+        self._timer = context.timer
+        self._clients = Clients(context.connect)
+        self._submitter = Submitter(context, policy, self._clients, self._watch)
         self._poller = Poller(context, policy)
         self._queue: dict[str, QueuedRequest] = {}
+        self._why_queued: dict[str, str] = {}
         self._queue_due = 0.0
         self._doubtful: set[str] = set()
         self._errors: list[LangasyncError] = []
@@ -71,10 +80,10 @@ class Batcher:
         watch = self._poller.watches.get(job_id)
         return watch.status if watch else None
 
-    @property
-    def queued(self) -> frozenset[str]:
-        """Keys that cannot be sent yet: no room at the provider, or a submission in doubt."""
-        return frozenset(self._queue)
+    def why_queued(self, keys: Iterable[str]) -> str:
+        """Say why some of these cannot be sent yet; an empty string where none is held back."""
+        whys = (self._why_queued.get(key, "") for key in keys if key in self._queue)
+        return next(filter(None, whys), "")
 
     def submit(self, missing_calls: Sequence[MissingCall], valid: Callable[[str], bool]) -> None:
         """Buy what is missing, each key once; attach to the jobs where it is under way.
@@ -87,7 +96,7 @@ class Batcher:
             CacheError: the cache cannot be written.
         """
         failures = self._place([QueuedRequest(pending, valid) for pending in missing_calls])
-        self._submitter.tidy()
+        tidy(self._context, self._policy, self._clients)
         raise_as_one([error for error, _ in failures])
 
     def look_up(
@@ -102,21 +111,24 @@ class Batcher:
         )
         self._doubt(placed.undecided)
         raise_as_one([error for error, _ in placed.failures])
-        return frozenset(ask.pending.key for ask in placed.undecided)
+        return frozenset(ask.pending.key for ask in placed.undecided + placed.unknown)
 
     def attach(self, job_id: str, target: Target) -> Job:
         """Wait for a job known by its ID, also when the cache has never heard of it.
 
+        It is looked for where ``target`` leads to.
+
         Raises:
-            ConfigurationError: no provider has such IDs, or the provider does not know the job.
+            ConfigurationError: the provider does not know the job, or it is of another one.
             ProviderError: the provider could not be asked.
         """
-        job = self._store.job(job_id)
-        if job is None:
-            by_job_id(job_id)
-            job = self._submitter.adopt(job_id, target)
+        job = self._store.job(job_id) or self._submitter.adopt(job_id, target)
+        if job.host != target.host:
+            raise ConfigurationError(
+                f"{job_id} is a job at {job.base_url}, and no call of this run goes there"
+            )
         if job.state is JobState.RUNNING:
-            self._watch(job, target.credentials, (), fresh=False)
+            self._watch(job, target, (), fresh=False)
         return job
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -128,9 +140,9 @@ class Batcher:
             ConfigurationError: a key was refused; the other jobs were waited for.
             CacheError: the cache cannot be written; what was bought stays at the provider.
         """
-        deadline = None if timeout is None else self._clock() + timeout
+        deadline = None if timeout is None else self._timer() + timeout
         while self._poller.watches or self._queue:
-            if deadline is not None and self._clock() >= deadline:
+            if deadline is not None and self._timer() >= deadline:
                 for last in self._poller.last_round():
                     self._handle(last)
                 self._flush_due()
@@ -138,7 +150,7 @@ class Batcher:
             self._flush_due()
             if not (self._poller.watches or self._queue):
                 break  # another process, or a job whose requests were unread, had the answers
-            self._tick()
+            self._context.tick()
             times = [deadline, self._queue_due if self._queue else None]
             polled = self._poller.step(min((t for t in times if t is not None), default=None))
             if polled is not None:
@@ -154,7 +166,7 @@ class Batcher:
         for watch in [watch for watch in self._poller.watches.values() if watch.asks]:
             self._tell("cancelling", watch)
             self._cancel(watch)
-            watch.due, watch.pause = self._clock(), self._policy.first_poll
+            watch.due, watch.pause = self._timer(), self._policy.first_poll
 
     def _cancel(self, watch: Watch) -> None:
         try:
@@ -164,7 +176,7 @@ class Batcher:
 
     def close(self) -> None:
         """Close connections. Jobs go on at the provider."""
-        self._submitter.close()
+        self._clients.close()
 
     # Submitting
 
@@ -172,9 +184,10 @@ class Batcher:
         self, asks: Iterable[QueuedRequest]
     ) -> list[tuple[LangasyncError, list[QueuedRequest]]]:
         placed = self._submitter.place(asks)
-        self._enqueue(placed.full, self._policy.poll_interval * 5)
+        self._enqueue(placed.full, self._policy.poll_interval * 5, FULL)
         self._doubt(placed.undecided)
-        self._enqueue(placed.undecided, self._policy.poll_interval)
+        self._enqueue(placed.undecided, self._policy.poll_interval, IN_DOUBT)
+        self._enqueue(placed.unknown, self._policy.poll_interval, UNKNOWN)
         return placed.failures
 
     def _doubt(self, asks: Sequence[QueuedRequest]) -> None:
@@ -185,15 +198,16 @@ class Batcher:
             p = asks[0].pending
             self._notify(Event("waiting", p.target.provider, p.model, len(new), message=DOUBT))
 
-    def _enqueue(self, asks: Iterable[QueuedRequest], delay: float) -> None:
+    def _enqueue(self, asks: Iterable[QueuedRequest], delay: float, why: str = "") -> None:
         queued = {ask.pending.key: ask for ask in asks}
+        self._why_queued.update(dict.fromkeys(queued, why))
         if queued:
-            due = self._clock() + delay
+            due = self._timer() + delay
             self._queue_due = min(self._queue_due, due) if self._queue else due
             self._queue.update(queued)
 
     def _flush_due(self) -> None:
-        if self._queue and self._queue_due <= self._clock():
+        if self._queue and self._queue_due <= self._timer():
             self._flush()
 
     def _flush(self) -> None:
@@ -207,13 +221,13 @@ class Batcher:
                 self._errors.append(error)
 
     def _watch(
-        self, job: Job, credentials: Credentials, asks: Iterable[QueuedRequest], *, fresh: bool
+        self, job: Job, target: Target, asks: Iterable[QueuedRequest], *, fresh: bool
     ) -> None:
         watch = self._poller.watches.get(job.id)
         if watch is None:
-            client = self._submitter.client(job.target(credentials))
+            client = self._clients.of(target)
             pause = self._policy.first_poll
-            due = self._clock() + (pause if fresh else 0.0)
+            due = self._timer() + (pause if fresh else 0.0)
             watch = self._poller.watches[job.id] = Watch(job, client, due, pause)
             self._tell("submitted" if fresh else "attached", watch)
         watch.asks.update((ask.pending.key, ask) for ask in asks)
@@ -244,9 +258,8 @@ class Batcher:
             raise error
 
     def _running(self, watch: Watch, status: JobStatus) -> None:
-        metadata = {k: v for k, v in watch.job.metadata.items() if k != "not_found"}
-        if status.word != watch.job.word or len(metadata) != len(watch.job.metadata):
-            watch.job = replace(watch.job, word=status.word, metadata=metadata)
+        if status.word != watch.job.word or watch.job.not_found:
+            watch.job = replace(watch.job, word=status.word, not_found=0)
             self._store.update_job(watch.job)
         watch.trouble = ""
         if status != watch.status:
@@ -260,13 +273,12 @@ class Batcher:
 
     def _not_found(self, watch: Watch, error: JobNotFoundError) -> None:
         """Believe only after several polls that a job, or a part of its results, is gone."""
-        job, age = watch.job, self._clock() - watch.job.created_at
-        if watch.absences + 1 < GONE_AFTER:
+        job, age = watch.job, self._context.clock() - watch.job.created_at
+        if job.not_found + 1 < GONE_AFTER:
             self._trouble(watch, error)
             if age >= NEWBORN:
                 # On disk, so that runs which poll but once come to a conclusion, too.
-                count = {"not_found": str(watch.absences + 1)}
-                watch.job = replace(job, metadata={**job.metadata, **count})
+                watch.job = replace(job, not_found=job.not_found + 1)
                 self._store.update_job(watch.job)
             self._poller.reschedule(watch)
         else:
@@ -283,7 +295,7 @@ class Batcher:
         self._queue_due = 0.0
         if job.state is JobState.REJECTED and not self._store.contents_known(job.id):
             # Another process saw that there was no room.
-            self._enqueue(watch.asks.values(), self._policy.poll_interval)
+            self._enqueue(watch.asks.values(), self._policy.poll_interval, FULL)
             return
         self._tell("collected", watch, requests=finished.ok + finished.failed)
         again: list[tuple[QueuedRequest, str]] = []
@@ -293,7 +305,7 @@ class Batcher:
             reason = self._why_again(key, finished)
             if not reason:
                 continue
-            if not self._cancelled and depth(job) < self._tries(ask):
+            if not self._cancelled and job.depth < self._tries(ask):
                 again.append((ask, reason))
             elif key in finished.missing and not self._cancelled:
                 lost.append(requests[key])
@@ -329,7 +341,7 @@ class Batcher:
 
         for ask, _ in again:
             self._queue[ask.pending.key] = QueuedRequest(
-                ask.pending, settled, job.id, depth(job) + 1
+                ask.pending, settled, job.id, job.depth + 1
             )
         self._queue_due = 0.0
         self._flush()
@@ -347,7 +359,7 @@ class Batcher:
             self._tell("waiting", watch, message=status.reason)
             asks = list(watch.asks.values())
             at_once = bool(asks) and self._submitter.no_room(asks, status.reason)
-            self._enqueue(asks, 0.0 if at_once else self._policy.poll_interval * 5)
+            self._enqueue(asks, 0.0 if at_once else self._policy.poll_interval * 5, FULL)
             return
         self._tell("rejected", watch, message=status.reason)
         answered, code = guilty(status, requests, again=self._may_resend(watch))
@@ -359,7 +371,7 @@ class Batcher:
 
     def _may_resend(self, watch: Watch) -> bool:
         return not self._cancelled and all(
-            depth(watch.job) < self._tries(ask) for ask in watch.asks.values()
+            watch.job.depth < self._tries(ask) for ask in watch.asks.values()
         )
 
     def _answer(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import StoredRequest
-from pytest_langasync.models import Job, JobStatus
+from pytest_langasync.models import JobStatus
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import StoredRequest
 
 CAPACITY_CODES = frozenset({"token_limit_exceeded"})
 LINE_CODES = frozenset(
@@ -29,11 +32,6 @@ WORDS = {
     504: "expired or timed out",
     529: "overloaded",
 }
-
-
-def depth(job: Job) -> int:
-    """Return how many jobs before this one were sent for the same requests."""
-    return int(job.metadata.get("depth", "0"))
 
 
 def guilty(

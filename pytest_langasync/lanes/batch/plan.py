@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from pytest_langasync.config import Settings
+from pytest_langasync.lanes.batch import QueuedRequest
 from pytest_langasync.models import Job, JobState, MissingCall, make_custom_id
 from pytest_langasync.providers import Limits, Provider
 
@@ -19,47 +18,6 @@ BYTES_PER_TOKEN = 4
 
 Place = tuple[str, str, str, str]
 """Where a provider counts what waits: its name, base URL, account and model."""
-
-
-@dataclass(frozen=True, slots=True)
-class QueuedRequest:
-    """A request that somebody waits for, and how often it has been sent in vain."""
-
-    pending: MissingCall
-    settled: Callable[[str], bool]
-    """Whether the stored answer of its key counts."""
-    retry_of: str = ""
-    depth: int = 0
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How patiently to poll and how often to try again. Times are in seconds."""
-
-    poll_interval: float = 60.0
-    """The longest pause between two polls of a job."""
-    first_poll: float = 1.0
-    """The pause before the first poll; each further one is twice as long."""
-    max_retries: int = 3
-    """How often a failure that was not the request's fault is sent again."""
-    patience: float = 60.0
-    """How long to look for a batch whose creation is in doubt before it counts as absent."""
-    adopt_since: float = 0.0
-    """With an empty cache, jobs created before this moment (since the epoch) are not looked for."""
-    tidy_before: float = 0.0
-    """Files of jobs that ended before this moment are deleted at the provider; 0 keeps all."""
-
-    @classmethod
-    def of(cls, settings: Settings, started_at: float) -> Policy:
-        """Return the policy of a run that began at ``started_at`` (since the epoch)."""
-        return cls(
-            poll_interval=settings.poll_interval,
-            first_poll=0.02 if settings.sandbox else min(1.0, settings.poll_interval),
-            max_retries=settings.max_retries,
-            patience=0.0 if settings.sandbox else min(60.0, settings.poll_interval),
-            adopt_since=settings.oldest(started_at),
-            tidy_before=0.0 if settings.keep_files else started_at,
-        )
 
 
 class Lines:

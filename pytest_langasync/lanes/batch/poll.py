@@ -8,13 +8,16 @@ import random
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from pytest_langasync.cache.store import Finished
 from pytest_langasync.exceptions import JobNotFoundError
-from pytest_langasync.lanes import RunContext
-from pytest_langasync.lanes.batch.plan import Policy, QueuedRequest
+from pytest_langasync.lanes.batch import Policy, QueuedRequest
 from pytest_langasync.models import Job, JobState, JobStatus, ResultRow
 from pytest_langasync.providers import Client
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Finished
+    from pytest_langasync.lanes import RunContext
 
 POLLS_AT_ONCE = 8
 NEWBORN = 120.0
@@ -28,7 +31,7 @@ LAST_ROUND = 600.0
 
 @dataclass
 class Watch:
-    """A job that is being waited for, and who waits. Times are seconds since the epoch."""
+    """A job that is being waited for, and who waits. Times are those of the run's timer."""
 
     job: Job
     client: Client
@@ -40,11 +43,6 @@ class Watch:
     polling: bool = False
     trouble: str = ""
     """What the last polls failed with, as it was told."""
-
-    @property
-    def absences(self) -> int:
-        """How many polls in a row have found the job, or its results, gone."""
-        return int(self.job.metadata.get("not_found", "0"))
 
 
 @dataclass(frozen=True)
@@ -64,13 +62,13 @@ class Poller:
         self.watches: dict[str, Watch] = {}
         self._store = context.store
         self._policy = policy
-        self._clock = context.clock
+        self._timer = context.timer
         self._sleep = context.sleep
         self._results: queue.SimpleQueue[Polled] = queue.SimpleQueue()
 
     def reschedule(self, watch: Watch, retry_after: float = 0.0) -> None:
         """Set the next poll: twice as late as the last, not sooner than the provider asks."""
-        now = self._clock()
+        now = self._timer()
         watch.pause = min(watch.pause * 2, self._policy.poll_interval)
         jitter = 1.0 - 0.1 * random.random()  # so that many runs do not ask in step
         watch.not_before = now + retry_after
@@ -78,7 +76,7 @@ class Poller:
 
     def step(self, until: float | None) -> Polled | None:
         """Start the polls that are due; wait for a result, the next poll or ``until``."""
-        now = self._clock()
+        now = self._timer()
         idle = sorted((w for w in self.watches.values() if not w.polling), key=lambda w: w.due)
         room = POLLS_AT_ONCE - self._polling()
         for watch in [w for w in idle if w.due <= now][:room]:
@@ -97,14 +95,14 @@ class Poller:
 
     def last_round(self) -> Iterator[Polled]:
         """Poll each job once more, those excepted whose provider asked for a longer pause."""
-        now = self._clock()
+        now = self._timer()
         left = [w for w in self.watches.values() if not w.polling and w.not_before <= now]
         end = now + LAST_ROUND
         while left or self._polling():
             while left and self._polling() < POLLS_AT_ONCE:
                 self._start(left.pop(0))
             try:
-                yield self._take(max(0.0, end - self._clock()))
+                yield self._take(max(0.0, end - self._timer()))
             except queue.Empty:
                 return
 
@@ -137,7 +135,7 @@ class Poller:
         if status.state is not JobState.ENDED:
             return Polled(watch, status)
         rows = watch.client.rows(job.id, status)
-        if watch.absences + 1 >= GONE_AFTER:
+        if watch.job.not_found + 1 >= GONE_AFTER:
             rows = _those_left(rows)
         finished = self._store.finish(job, rows, word=status.word, reason=status.reason)
         return Polled(watch, status, finished)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
-from pytest_langasync.cache.records import RequestMeta
-from pytest_langasync.cache.store import Intent
+from pytest_langasync.cache.records import Intent, RequestMeta
 from pytest_langasync.exceptions import (
     CapacityError,
     ConfigurationError,
     CreateUnknownError,
     ProviderError,
 )
-from pytest_langasync.lanes import RunContext
+from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest, under_way
 from pytest_langasync.lanes.batch.plan import (
     Lines,
     Place,
-    Policy,
-    QueuedRequest,
     Room,
     new_nonce,
     one_model,
@@ -27,9 +24,11 @@ from pytest_langasync.lanes.batch.plan import (
     plan,
 )
 from pytest_langasync.lanes.batch.recover import Failures, Search, Verdict
-from pytest_langasync.lanes.batch.tidy import tidy
-from pytest_langasync.models import Credentials, Event, Job, JobState, Target
-from pytest_langasync.providers import Client, Found, Submission
+from pytest_langasync.models import Event, Job, JobState, Target
+from pytest_langasync.providers import Found, Submission
+
+if TYPE_CHECKING:
+    from pytest_langasync.lanes import RunContext
 
 
 @dataclass
@@ -38,6 +37,9 @@ class Placed:
 
     full: list[QueuedRequest] = field(default_factory=list)
     undecided: list[QueuedRequest] = field(default_factory=list)
+    """A submission in doubt may hold them."""
+    unknown: list[QueuedRequest] = field(default_factory=list)
+    """A running batch that nobody knows may hold them."""
     failures: Failures = field(default_factory=list)
 
 
@@ -45,43 +47,23 @@ class Watcher(Protocol):
     """Told of each job in which somebody waits for a request."""
 
     def __call__(
-        self, job: Job, credentials: Credentials, asks: Iterable[QueuedRequest], *, fresh: bool
+        self, job: Job, target: Target, asks: Iterable[QueuedRequest], *, fresh: bool
     ) -> None: ...
 
 
 class Submitter:
     """Puts requests into jobs: running ones, found ones, new ones."""
 
-    def __init__(self, context: RunContext, policy: Policy, watch: Watcher) -> None:
+    def __init__(
+        self, context: RunContext, policy: Policy, clients: Clients, watch: Watcher
+    ) -> None:
         self._context = context
         self._store = context.store
-        self._policy = policy
         self._notify = context.notify
+        self._clients = clients
         self._watch = watch
-        self._clients: dict[Target, Client] = {}
         self._room = Room()
-        self._search = Search(context, policy, self.client)
-
-    def client(self, target: Target) -> Client:
-        """Return the one client of this host, account and headers, whatever the endpoint."""
-        place = replace(target, endpoint="")
-        if place not in self._clients:
-            self._clients[place] = self._context.connect(place)
-        return self._clients[place]
-
-    def close(self) -> None:
-        """Close all clients."""
-        for client in self._clients.values():
-            client.close()
-        self._clients.clear()
-
-    def tidy(self) -> None:
-        """Delete files at the providers in use that earlier runs needed."""
-        clients: dict[tuple[str, str], list[Client]] = {}
-        for target, client in self._clients.items():
-            clients.setdefault(target.host, []).append(client)
-        if self._policy.tidy_before:
-            tidy(self._store, clients, self._policy.tidy_before)
+        self._search = Search(context, policy, clients)
 
     def place(self, asks: Iterable[QueuedRequest]) -> Placed:
         """Put each request into a job, under the lock of the cache."""
@@ -112,7 +94,8 @@ class Submitter:
         """Return the requests without an answer, once all is known that was bought of them."""
         self._store.refresh()
         left = [ask for ask in asks if not ask.settled(ask.pending.key)]
-        left = self._search.suite(left, placed.failures)
+        left, unknown = self._search.suite(left, placed.failures)
+        placed.unknown += unknown
         left, undecided = self._search.recover(left, placed.failures)
         placed.undecided += undecided
         return left
@@ -124,9 +107,9 @@ class Submitter:
         others: list[QueuedRequest] = []
         for ask in asks:
             p = ask.pending
-            jobs = [j for j in unread if j.host == p.target.host]
+            jobs = [job for job in unread if job.host == p.target.host]
             for job in jobs:
-                self._watch(job, p.target.credentials, (), fresh=False)
+                self._watch(job, p.target, (), fresh=False)
             (placed.undecided if jobs else others).append(ask)
         return others
 
@@ -135,14 +118,14 @@ class Submitter:
         others: list[QueuedRequest] = []
         by_job: dict[tuple[str, str], list[QueuedRequest]] = {}
         for ask in asks:
-            job = self._store.in_flight(ask.pending.key)
+            job = under_way(self._store, ask.pending)
             if job is None:
                 others.append(ask)
             else:
                 by_job.setdefault((job.id, ask.pending.target.credentials.account), []).append(ask)
         for (job_id, _), group in by_job.items():
             if job := self._store.job(job_id):
-                self._watch(job, group[0].pending.target.credentials, group, fresh=False)
+                self._watch(job, group[0].pending.target, group, fresh=False)
         return others
 
     def _buy(self, asks: Iterable[QueuedRequest], placed: Placed) -> None:
@@ -175,7 +158,7 @@ class Submitter:
     def _create(self, asks: Sequence[QueuedRequest]) -> Verdict | None:
         """Create one batch, noted before and after; UNDECIDED when it may or may not exist."""
         p = asks[0].pending
-        client = self.client(p.target)
+        client = self._clients.of(p.target)
         intent = self._intend(asks)
         submission = Submission(
             nonce=intent.nonce,
@@ -197,14 +180,14 @@ class Submitter:
                     continue
                 job = self._search.promote(intent, found)
             except (ConfigurationError, ProviderError):
-                self._store.drop_intent(intent.nonce)
+                self._store.intents.drop(intent.nonce)
                 raise
             else:
                 job = self._search.promote(
                     intent,
                     Found(created.job_id, created.created_at, 0, input_ref=created.input_ref),
                 )
-            self._watch(job, p.target.credentials, asks, fresh=True)
+            self._watch(job, p.target, asks, fresh=True)
             return None
         raise ProviderError(
             f"{p.target.provider} did not answer when a batch of {len(asks)} requests was created; "
@@ -215,12 +198,13 @@ class Submitter:
         first, p = asks[0], asks[0].pending
         to = p.target
         meta = RequestMeta(to.provider, to.base_url, to.endpoint, to.headers, one_model(asks))
-        facts = {
-            "suite": self._context.suite,
-            "retry_of": first.retry_of,
-            "depth": str(first.depth or ""),
-        }
-        metadata = {name: value for name, value in facts.items() if value}
-        intent = Intent(new_nonce(), meta, self._context.clock(), len(asks), metadata)
-        self._store.write_intent(intent, (ask.pending for ask in asks))
-        return intent
+        intent = Intent(
+            nonce=new_nonce(),
+            meta=meta,
+            created_at=self._context.clock(),
+            count=len(asks),
+            suite=self._context.suite,
+            retry_of=first.retry_of,
+            depth=first.depth,
+        )
+        return self._store.write_intent(intent, (ask.pending for ask in asks))
