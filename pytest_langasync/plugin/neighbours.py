@@ -79,13 +79,13 @@ class Neighbours:
         for key in self._keys(item):
             self._waiting[key].discard(self.order(item))
 
-    def earlier_waiting(self, item: pytest.Item) -> int:
-        """Count the earlier neighbours of a test that still wait."""
+    def earlier_waiting(self, item: pytest.Item) -> set[int]:
+        """Return the places of the earlier neighbours of a test that still wait."""
         if not self._waiting[EVERYBODY]:
-            return 0
+            return set()
         place = self.order(item)
         keys = (EVERYBODY,) if other_plugins.looks_at_session(item) else self._keys(item)[1:]
-        return len({one for key in keys for one in self._waiting[key] if one < place})
+        return {one for key in keys for one in self._waiting[key] if one < place}
 
     def in_order(self, item: pytest.Item) -> bool:
         """Whether what became of earlier neighbours decides, outside of a test, how it ends."""

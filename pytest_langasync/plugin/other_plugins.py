@@ -14,6 +14,7 @@ import pytest
 __all__ = [
     "IN_ORDER",
     "REALTIME_BECAUSE",
+    "RUNS_THE_PROTOCOL",
     "TIES",
     "conftest_decides_by_outcomes",
     "forget_result",
@@ -29,6 +30,8 @@ IN_ORDER = ("incremental",)
 """Markers of tests that are judged strictly one after the other, as in pytest's own recipe."""
 SESSION_FIXTURES = frozenset({"eval_results", "session_results_dct", "session_results_df"})
 """Fixtures of pytest-harvest and pytest-evals that hold the results of all tests so far."""
+RUNS_THE_PROTOCOL = ("rerunfailures",)
+"""Plugins that run a test's phases themselves, and go by what they noted in their makereport."""
 REALTIME_BECAUSE = {
     "Hypothesis": "which asks for something else each time",
     "pytest-benchmark": "which calls the function until its time is up",

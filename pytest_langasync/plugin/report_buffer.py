@@ -15,7 +15,11 @@ from typing import Any, Protocol
 
 import pytest
 
-from pytest_langasync.plugin.other_plugins import forget_result, put_results_away
+from pytest_langasync.plugin.other_plugins import (
+    RUNS_THE_PROTOCOL,
+    forget_result,
+    put_results_away,
+)
 from pytest_langasync.reporting.text import escape
 
 __all__ = ["Execution", "ReportBuffer", "disarm", "fail_run", "report_outcome", "report_skipped"]
@@ -160,7 +164,12 @@ class ReportBuffer:
         if self._setup is None:
             return
         (call, report), self._setup = self._setup, None
+        # pytest's support for unittest keeps the outcome of the call there for the next report.
+        # ``test_verdicts_equal_those_of_real_time`` sees it.
+        outcome = vars(item).pop("_excinfo", None)
         theirs = vars(hook(item=item, call=call))
+        if outcome is not None:
+            vars(item)["_excinfo"] = outcome
         added = {name: value for name, value in theirs.items() if name != "sections"}
         for one in [report, *(copied for source, copied in self._copies if source is report)]:
             vars(one).update(added)
@@ -168,7 +177,8 @@ class ReportBuffer:
     def _own_report(self, item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport:
         """Let pytest's own plugins (skip and xfail, unittest) alone make a report."""
         plugins = self._config.pluginmanager
-        others = [one for one in plugins.get_plugins() if not _is_pytest_own(one)]
+        own = {plugins.get_plugin(name) for name in RUNS_THE_PROTOCOL}
+        others = [p for p in plugins.get_plugins() if p not in own and not _is_pytest_own(p)]
         hook = plugins.subset_hook_caller("pytest_runtest_makereport", others)
         report: pytest.TestReport = hook(item=item, call=call)
         return report

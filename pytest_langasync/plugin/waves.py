@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -255,16 +255,19 @@ class Waves:
 
     def _defer(self, why: str = "") -> None:
         """Report every test that is still waiting as deferred."""
-        reasons = {id(entry): self._reason(entry, why) for entry in self.queue}
+        waiting = {self.neighbours.order(entry.item): entry for entry in self.queue}
+        reasons = {entry: self._reason(entry, why, waiting) for entry in self.queue}
         for entry in self._in_order(self._take(self.queue)):
-            reason = reasons[id(entry)]
+            reason = reasons[entry]
             self._run.defer(entry.item.nodeid, entry.missing)
             with self._worker_index(entry.item):
                 report_skipped(entry.item, reason, langasync_deferred=reason)
 
-    def _reason(self, entry: Entry, why: str) -> str:
-        if not entry.held:
+    def _reason(self, entry: Entry, why: str, waiting: Mapping[int, Entry]) -> str:
+        places = self.neighbours.earlier_waiting(entry.item)
+        if not (entry.held and places):
             return self._run.reason(entry.missing, why)
-        count = self.neighbours.earlier_waiting(entry.item)
-        tests = "another test" if count < 2 else f"{count:,} tests"
-        return f"{why + ': ' if why else ''}waits for the verdict of {tests} that it may look at"
+        parked = (waiting[place] for place in sorted(places) if not waiting[place].held)
+        first = next(parked, entry)
+        tests = "another test" if len(places) == 1 else f"{len(places):,} tests"
+        return f"{self._run.reason(first.missing, why)}: {tests} before it, which it may look at"
