@@ -193,6 +193,8 @@ class Answer:
     request_id: str = ""
     bought_at: float = 0.0
     received_at: float = 0.0
+    foreign: bool = False
+    """Whether another run, or another cache, paid for it."""
 
     @property
     def ok(self) -> bool:
@@ -234,6 +236,11 @@ class JobStatus:
     """Seconds that the provider asks to wait before the next poll."""
     output_refs: tuple[str, ...] = ()
     """Where the rows can be read: file IDs or a URL."""
+    input_ref: str = ""
+    """The uploaded input file, where the provider has one."""
+    nonce: str = ""
+    """What the batch's metadata says about its submission and its suite, where it can carry any."""
+    suite: str = ""
 
 
 @dataclass(frozen=True)
@@ -273,8 +280,19 @@ class Job:
     answers: int = 0
     """How many results were stored when it ended."""
     files: str = ""
-    """What became of its files at the provider: ``deleted``, ``not found``; empty while they are
-    left alone."""
+    """What became of its files at the provider: ``deleted``, ``not found``, ``not ours``; empty
+    while they are left alone."""
+    adopted: bool = False
+    """Whether it was found at the provider: another cache had it made, or this one in a state that
+    is lost."""
+    run: str = ""
+    """The run that submitted it."""
+    collected_by: str = ""
+    """The run in whose books its answers are paid."""
+    folder: str = ""
+    """A digest of the cache's path where it was submitted: a copy of that cache is another one."""
+    machine: str = ""
+    """A digest of the machine's name there."""
 
     @property
     def host(self) -> tuple[str, str]:
@@ -366,6 +384,8 @@ class MissingCall:
 EventKind = Literal[
     "gathered",
     "changed",
+    "adopted",
+    "left",
     "uploading",
     "submitted",
     "attached",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from pytest_langasync.chains.monitor import active_monitors
 from pytest_langasync.chains.passes import Work
 from pytest_langasync.chains.records import JobRecord
 from pytest_langasync.chains.runner import Listener
-from pytest_langasync.config import Settings
+from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.costs.ledger import Summary
 from pytest_langasync.exceptions import JobPendingError
 from pytest_langasync.models import Event
@@ -123,10 +122,10 @@ class BatchJob:
             ProviderError: the provider cannot be reached. The job goes on there.
         """
         with self._lock:
-            if self.status != "completed" and time.monotonic() >= self._look_at:
+            if self.status != "completed" and CLOCK.timer() >= self._look_at:
                 self._work.advance(0.0)
-                pause = max(self._first_look, 0.1 * (time.time() - self._work.record.created_at))
-                self._look_at = time.monotonic() + min(pause, self._poll_interval)
+                pause = max(self._first_look, 0.1 * (CLOCK.now() - self._work.record.created_at))
+                self._look_at = CLOCK.timer() + min(pause, self._poll_interval)
             return self.status
 
     def get_results(self, *, return_exceptions: bool | None = None) -> list[Any]:
@@ -171,12 +170,12 @@ class BatchJob:
             TimeoutError: the time is over. The job goes on at the provider.
             ConfigurationError, ProviderError: as ``get_status``.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else CLOCK.timer() + timeout
         with self._lock, self._watched(on_event, progress):
             while self.status != "completed":
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                left = None if deadline is None else max(0.0, deadline - CLOCK.timer())
                 self._work.advance(left)
-                if deadline is not None and time.monotonic() >= deadline:
+                if deadline is not None and CLOCK.timer() >= deadline:
                     break
             if self.status != "completed":
                 raise TimeoutError(
@@ -225,7 +224,7 @@ class BatchJob:
     async def await_results(self, *, return_exceptions: bool | None = None) -> list[Any]:
         """``wait`` without blocking the event loop; ``await job`` does the same."""
         while await self.aget_status() != "completed":
-            await asyncio.sleep(max(0.01, self._look_at - time.monotonic()))
+            await asyncio.sleep(max(0.01, self._look_at - CLOCK.timer()))
         return await self.aget_results(return_exceptions=return_exceptions)
 
     def __await__(self) -> Generator[Any, None, list[Any]]:

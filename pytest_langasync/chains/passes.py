@@ -11,7 +11,7 @@ from typing import Any
 from pytest_langasync.chains.invoke import Invoker
 from pytest_langasync.chains.records import JobRecord
 from pytest_langasync.chains.runner import Listener, Outcome, Runner
-from pytest_langasync.config import Settings
+from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.costs.ledger import Summary
 from pytest_langasync.exceptions import CacheError, ConfigurationError, ProviderError
 from pytest_langasync.interception.event_loop import aside
@@ -210,7 +210,7 @@ class Work:
         """Send the inputs that failed once more."""
         failed = [index for index, outcome in self.outcomes.items() if outcome.error is not None]
         self._close()
-        self._note(retried_at=time.time(), completed=False)
+        self._note(retried_at=CLOCK.now(), completed=False)
         for index in failed:
             del self.outcomes[index]
         self.start()

@@ -25,7 +25,7 @@ Source = Literal["batch", "realtime", "cache"]
 
 def source_of(answer: Answer, started_at: float) -> Source:
     """Return where an answer came from, for a run that began at ``started_at``."""
-    if answer.received_at < started_at:
+    if answer.foreign or answer.received_at < started_at:
         return "cache"
     return "batch" if answer.job_id else "realtime"
 

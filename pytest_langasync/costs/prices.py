@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.models import Request
 from pytest_langasync.providers import dialect, dialect_of
 
@@ -150,7 +150,7 @@ class PriceBook:
         """Return what ``request`` would use and cost at ``at`` (seconds since the epoch; now)."""
         if _is_free(request.target.provider, request.target.endpoint):
             return Estimate(0, 0, Decimal(0), Decimal(0), Decimal(0), Decimal(0))
-        minute = (time.time() if at is None else at) // 60
+        minute = (CLOCK.now() if at is None else at) // 60
         found = self._find(request.target.provider, request.model)
         tokens, bounded = _input_tokens(request)
         output = _output_limit(request, found[1].context_window if found else None)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pytest_langasync.config import Settings
+from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.costs.prices import Estimate
 from pytest_langasync.engine.run import Run
 from pytest_langasync.exceptions import ConfigurationError
@@ -77,7 +76,7 @@ class LaneBuyer:
             return WaveResult(over=True)
         first = self._deadline is None
         if self._deadline is None:
-            self._deadline = time.monotonic() + self._settings.timeout
+            self._deadline = CLOCK.timer() + self._settings.timeout
         batcher = self._run.batcher
         if first and self._settings.resume and self._resume(missing):
             done = batcher.wait(self._settings.timeout)
@@ -88,7 +87,7 @@ class LaneBuyer:
         if self._late and self._settings.on_timeout == "cancel":
             return WaveResult(over=True, why=CANCELLED)
         self._run.wave(missing)
-        done = batcher.wait(max(0.0, self._deadline - time.monotonic()))
+        done = batcher.wait(max(0.0, self._deadline - CLOCK.timer()))
         settings = self._settings
         if done or self._late or settings.on_timeout == "defer" or not settings.timeout:
             return WaveResult()
@@ -114,7 +113,7 @@ class LaneBuyer:
         batcher = self._run.batcher
         batcher.cancel_all()
         batcher.wait(CANCELLING)
-        now = time.time()
+        now = CLOCK.now()
         self._run.replay.send_now((), now)
         why = CANCELLED if self._settings.on_timeout == "cancel" else ""
         return WaveResult(urgent=self._urgent(missing), cancelled_at=now, why=why)

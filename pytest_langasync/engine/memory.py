@@ -6,13 +6,13 @@ left, is gone on with; what was judged is taken off the list when the run ends.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_langasync.cache.records import OwnerState
+from pytest_langasync.config import CLOCK
 from pytest_langasync.engine.refresh import NOTHING, Refresh, end_run
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Memory:
             self._changes[owner] = None
         for scope, answer in used:
             if not answer.ok:
-                self._changes[scope] = OwnerState(errors_spent_at=time.time())
+                self._changes[scope] = OwnerState(errors_spent_at=CLOCK.now())
             if scope != owner:
                 self._fixtures.add(scope)
         if masked:

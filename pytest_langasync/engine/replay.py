@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_langasync import identifiers
 from pytest_langasync.cache import redaction
+from pytest_langasync.config import CLOCK
 from pytest_langasync.engine import differences
 from pytest_langasync.interception.context import CallContext
 from pytest_langasync.models import (
@@ -297,7 +297,7 @@ class Attempt:
         self.replay.memory.refresh.begin()
 
         def record(status: int, body: Any, request_id: str) -> Answer:
-            now = time.time()
+            now = CLOCK.now()
             answer = Answer(call.key, status, body, "", request_id, now, now)
             self.replay.store.add_realtime(call, slot[0], answer)
             with self._lock:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pytest_langasync import providers
 from pytest_langasync.cache.store import Store
-from pytest_langasync.config import Settings, suite_of
+from pytest_langasync.config import CLOCK, Settings, suite_of
 from pytest_langasync.costs.ledger import Ledger
 from pytest_langasync.costs.prices import PriceBook
 from pytest_langasync.engine import explanations
@@ -68,13 +67,15 @@ class Run:
 
     def __init__(self, settings: Settings, front: Front) -> None:
         self.settings = settings
-        self.started_at = time.time() if front.started_at is None else front.started_at
+        self.started_at = CLOCK.now() if front.started_at is None else front.started_at
         self._front = front
         self._notify = front.notify
         prices = PriceBook()
         self.ledger = Ledger(self.started_at, prices)
         self.store = Store(
-            settings.cache, redacted=None if settings.store_prompts else providers.echoed
+            settings.cache,
+            redacted=None if settings.store_prompts else providers.echoed,
+            started_at=self.started_at,
         )
         self.hosts = Hosts(front.local_url)
         self.context = RunContext(

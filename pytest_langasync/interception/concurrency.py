@@ -20,12 +20,12 @@ import contextvars
 import functools
 import os
 import threading
-import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.interception.context import (
     CallContext,
     ContextTracker,
@@ -163,9 +163,9 @@ class ConcurrencyTracker:
     async def settle(self) -> None:
         """Let the tasks that a parked main coroutine left behind go on to their own calls."""
         me = asyncio.current_task()
-        end = time.monotonic() + STUCK
+        end = CLOCK.timer() + STUCK
         seen, left = self._arrivals, QUIET_TURNS
-        while left and time.monotonic() < end:
+        while left and CLOCK.timer() < end:
             tasks = any(t is not me and t in self._tasks for t in asyncio.all_tasks())
             if not tasks and all(item.done() for item in self._items):
                 return

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from pytest_langasync.cache import redaction
+from pytest_langasync.config import CLOCK
 from pytest_langasync.engine.run import Run
 from pytest_langasync.exceptions import CacheError, ConfigurationError
 from pytest_langasync.plugin.report_buffer import fail_run
@@ -172,7 +173,7 @@ class RunRecorder:
             gates=evals.gates.results() if evals is not None else (),
             comparison=self.comparison,
             exit_status=exit_status,
-            now=time.time(),
+            now=CLOCK.now(),
             settings=self.settings.shown(),
             calls=bool(self.settings.report or listeners),
         )

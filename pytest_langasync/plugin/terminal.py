@@ -6,14 +6,13 @@ controller. Strings come from ``reporting``; this module only carries them to py
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_langasync.config import Settings
+from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.costs.prices import Estimate
 from pytest_langasync.models import Answer, Call, Event, Job, MissingCall
 
@@ -43,7 +42,7 @@ class Reporter:
     ) -> None:
         self.config = config
         self.settings = settings
-        self.started_at = time.time() if started_at is None else started_at
+        self.started_at = CLOCK.now() if started_at is None else started_at
         self.deferred: dict[str, str] = {}
         self.verdicts: dict[str, str] = {}
         self.scores: dict[str, dict[str, Any]] = {}
@@ -82,7 +81,7 @@ class Reporter:
                 return
             from pytest_langasync.reporting.progress import Gathering
 
-            self._gathering = Gathering(terminal._tw._file, time.monotonic, terminal._tw.fullwidth)
+            self._gathering = Gathering(terminal._tw._file, CLOCK.timer, terminal._tw.fullwidth)
         if not terminal._tw.width_of_current_line:
             self._gathering.show(tests)
 
@@ -109,7 +108,7 @@ class Reporter:
             self.terminal.currentfspath = None
             live = bool(getattr(self.terminal, "isatty", False))
             self._progress = Progress(
-                self.terminal.write_line, live=live, clock=time.time, file=self.terminal._tw._file
+                self.terminal.write_line, live=live, clock=CLOCK.now, file=self.terminal._tw._file
             )
             self._progress.__enter__()
         self._progress(event)
@@ -129,7 +128,7 @@ class Reporter:
         """Return the section of a failing test's report that shows its calls."""
         from pytest_langasync.reporting.terminal import failure_section
 
-        return failure_section(calls, started_at=self.started_at, now=time.time())
+        return failure_section(calls, started_at=self.started_at, now=CLOCK.now())
 
     # ---- what ends a run early, or goes wrong in it
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import IO, Any
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.exceptions import (
     CapacityError,
     ConfigurationError,
@@ -134,7 +134,7 @@ class OpenAIClient:
         job_id = reply.body.get("id")
         if not isinstance(job_id, str) or not job_id:
             raise CreateUnknownError("the answer to a batch creation names no batch")
-        return Created(job_id, _number(reply.body.get("created_at")) or time.time(), file_id)
+        return Created(job_id, _number(reply.body.get("created_at")) or CLOCK.now(), file_id)
 
     def _upload(self, submission: Submission) -> str:
         with tempfile.TemporaryFile() as file:
@@ -327,8 +327,21 @@ def _job_status(reply: Reply) -> JobStatus:
     elif word == "failed":
         state = JobState.ENDED if refs or completed or failed else JobState.REJECTED
     reason, code = _reason(batch.get("errors"))
+    metadata = batch.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
     return JobStatus(
-        state, word, total, completed, failed, reason, code, retry_after(reply.headers), refs
+        state=state,
+        word=word,
+        total=total,
+        completed=completed,
+        failed=failed,
+        reason=reason,
+        reason_code=code,
+        retry_after=retry_after(reply.headers),
+        output_refs=refs,
+        input_ref=str(batch.get("input_file_id") or ""),
+        nonce=str(metadata.get(NONCE) or ""),
+        suite=str(metadata.get(SUITE) or ""),
     )
 
 
@@ -344,18 +357,16 @@ def _reason(errors: Any) -> tuple[str, str]:
 
 
 def _found(batch: Mapping[str, Any]) -> Found:
-    metadata = batch.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
     status = _job_status(Reply(batch))
     return Found(
         job_id=str(batch["id"]),
         created_at=_number(batch.get("created_at")),
         total=status.total,
-        nonce=str(metadata.get(NONCE) or ""),
-        suite=str(metadata.get(SUITE) or ""),
+        nonce=status.nonce,
+        suite=status.suite,
         endpoint=str(batch.get("endpoint") or "").removeprefix("/v1"),
         model=str(batch.get("model") or ""),
-        input_ref=str(batch.get("input_file_id") or ""),
+        input_ref=status.input_ref,
         running=status.state is JobState.RUNNING,
     )
 
