@@ -54,7 +54,7 @@ class _Call:
         to = network(
             tls,
             proxy=_url(proxy, auth) if proxy is not None else "",
-            proxy_headers=tuple(sorted((_text(n), _text(v)) for n, v in headers)),
+            proxy_headers=tuple(sorted((_text(n).lower(), _text(v)) for n, v in headers)),
             uds=getattr(pool, "_uds", None) or "",
             local_address=getattr(pool, "_local_address", None) or "",
         )

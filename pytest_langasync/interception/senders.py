@@ -12,7 +12,7 @@ import functools
 import ssl
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -33,7 +33,7 @@ def network(tls: ssl.SSLContext | None, **facts: Any) -> Network:
     verify = tls is None or tls.verify_mode is not ssl.CERT_NONE
     authorities = ""
     if tls is not None and verify and tls.cert_store_stats() != _usual():
-        certificates = tls.get_ca_certs(binary_form=True)
+        certificates = sorted(tls.get_ca_certs(binary_form=True))
         authorities = "".join(map(ssl.DER_cert_to_PEM_cert, certificates))
     return Network(verify=verify, authorities=authorities, **facts)
 
@@ -66,20 +66,26 @@ class Sender:
     def headers(self, url: str) -> Mapping[str, str]:
         """Return what a request to ``url`` would carry now, with names in lower case.
 
-        The request itself is not sent; those by which an auth flow gets a token are. Raises what
-        the client does.
+        The request itself is not sent; those by which an auth flow gets a token are. The client is
+        told once that what it carries was refused: tokens are kept until then. Raises what the
+        client does where it gets no further than that.
         """
-        with untouched():
-            if not self.asynchronous:
-                return self._ask(url)
-            return _run(lambda: self._ask_async(url))
-
-    def _ask(self, url: str) -> Mapping[str, str]:
         caught: dict[str, str] = {}
+        try:
+            with untouched():
+                if self.asynchronous:
+                    _run(lambda: self._ask_async(url, caught))
+                else:
+                    self._ask(url, caught)
+        except Exception:
+            if not caught:
+                raise
+        return caught
 
+    def _ask(self, url: str, caught: dict[str, str]) -> None:
         def answer(request: Any) -> Any:
-            if self._catches(request, url, caught):
-                return self.library.Response(200, json={})
+            if status := self._catches(request, url, caught):
+                return self.library.Response(status, json={})
             with self.library.HTTPTransport(**self._way()) as transport:
                 response = transport.handle_request(request)
                 return self._whole(response, response.read())
@@ -88,15 +94,12 @@ class Sender:
             if self.sdk is None:
                 client.get(url)
             else:
-                self.sdk.copy(http_client=client, max_retries=0).get(url, cast_to=object)
-        return caught
+                self.sdk.copy(http_client=client, max_retries=1).get(url, cast_to=object)
 
-    async def _ask_async(self, url: str) -> Mapping[str, str]:
-        caught: dict[str, str] = {}
-
+    async def _ask_async(self, url: str, caught: dict[str, str]) -> None:
         async def answer(request: Any) -> Any:
-            if self._catches(request, url, caught):
-                return self.library.Response(200, json={})
+            if status := self._catches(request, url, caught):
+                return self.library.Response(status, json={})
             async with self.library.AsyncHTTPTransport(**self._way()) as transport:
                 response = await transport.handle_async_request(request)
                 return self._whole(response, await response.aread())
@@ -105,16 +108,17 @@ class Sender:
             if self.sdk is None:
                 await client.get(url)
             else:
-                sdk = self.sdk.copy(http_client=client, max_retries=0)
+                sdk = self.sdk.copy(http_client=client, max_retries=1)
                 await sdk.get(url, cast_to=object)
-        return caught
 
-    def _catches(self, request: Any, url: str, caught: dict[str, str]) -> bool:
-        asked, there = request.url, self.library.URL(url)
-        if (asked.scheme, asked.host, asked.port) != (there.scheme, there.host, there.port):
-            return False
+    def _catches(self, request: Any, url: str, caught: dict[str, str]) -> int:
+        """Keep the headers of what goes to ``url``; return the status to answer, 0 for others."""
+        if request.url != self.library.URL(url):
+            return 0
+        status = 200 if caught else 401
+        caught.clear()
         caught.update(request.headers)
-        return True
+        return status
 
     def _whole(self, response: Any, content: bytes) -> Any:
         headers = {name: value for name, value in response.headers.items() if name not in HOP}
@@ -171,14 +175,13 @@ def sender_here(network: Network | None, tls: Any) -> Sender | None:
     return Sender(library, auth, hooks, asynchronous, sdk, network, tls)
 
 
-def _run(act: Callable[[], Awaitable[Mapping[str, str]]]) -> Mapping[str, str]:
+def _run(act: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run in a thread and a loop of its own: the caller's may be the one that is asked for."""
-    result: list[Mapping[str, str]] = []
     failed: list[BaseException] = []
 
     async def main() -> None:
         with untouched():
-            result.append(await act())
+            await act()
 
     def work() -> None:
         try:
@@ -191,4 +194,3 @@ def _run(act: Callable[[], Awaitable[Mapping[str, str]]]) -> Mapping[str, str]:
     thread.join()
     if failed:
         raise failed[0]
-    return result[0]

@@ -85,7 +85,7 @@ class Urllib3Call:
         to = network(
             tls,
             proxy=str(proxy or ""),
-            proxy_headers=tuple(sorted((_text(n), _text(v)) for n, v in headers.items())),
+            proxy_headers=tuple(sorted((_text(n).lower(), _text(v)) for n, v in headers.items())),
         )
         if getattr(pool, "cert_reqs", None) in ("CERT_NONE", ssl.CERT_NONE):
             return Way(replace(to, verify=False))
