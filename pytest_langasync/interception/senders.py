@@ -142,6 +142,8 @@ def transport_options(library: ModuleType, to: Network, tls: Any = None) -> dict
     """
     if tls is None and to.authorities:
         tls = ssl.create_default_context(cadata=to.authorities)
+    elif tls is None and to.verify:  # those that the environment names count, its proxies do not
+        tls = library.create_ssl_context()
     made: dict[str, Any] = {"verify": to.verify if tls is None else tls, "trust_env": False}
     if to.proxy:
         made["proxy"] = library.Proxy(to.proxy, headers=list(to.proxy_headers))

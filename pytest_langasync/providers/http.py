@@ -295,7 +295,7 @@ class Channel:
     def explain(self, failure: Failure, doing: str, missing: str = "") -> LangasyncError:
         """Return the exception that tells a person about ``failure``."""
         text = self._sentence(failure, doing)
-        if failure.status == 401 and self._may_be_renewed():
+        if failure.status == 401 and missing and self._may_be_renewed():
             return ProviderError(
                 f"{self._where} refused what let it in before (HTTP 401): waiting for a new token"
             )
