@@ -345,6 +345,7 @@ def test_a_batch_goes_through_the_proxy_of_its_calls(
 
 def test_workers_of_xdist_tell_the_way(suite: Suite, provider: Sandbox, proxy: Proxy) -> None:
     suite.pytester.makepyfile(test_it=BEHIND.replace("NAME", "httpx_"))
+    suite.use("xdist.plugin")
     result = suite.pytester.runpytest_subprocess("-n1", *BATCH)
     assert result.ret == 0, output(result)
     assert "POST http://llm.test/v1/batches" in proxy.seen
