@@ -9,8 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_langasync.chain import CostEstimate, WrappedChain, wrap_chain
-    from pytest_langasync.evals import Langasync, Scored
+    from pytest_langasync.chains.chain import CostEstimate, WrappedChain, wrap_chain
+    from pytest_langasync.chains.hybrid import HybridBatchProcessor
+    from pytest_langasync.chains.job import BatchJob
+    from pytest_langasync.chains.monitor import CostMonitor
     from pytest_langasync.exceptions import (
         CacheError,
         ConfigurationError,
@@ -19,9 +21,7 @@ if TYPE_CHECKING:
         NotReproducibleError,
         ProviderError,
     )
-    from pytest_langasync.hybrid import HybridBatchProcessor
-    from pytest_langasync.job import BatchJob
-    from pytest_langasync.monitor import CostMonitor
+    from pytest_langasync.plugin.scores import Langasync, Scored
 
 __all__ = [
     "BatchJob",
@@ -41,14 +41,14 @@ __all__ = [
 ]
 
 _PLACES = {
-    "BatchJob": "job",
-    "CostEstimate": "chain",
-    "CostMonitor": "monitor",
-    "HybridBatchProcessor": "hybrid",
-    "Langasync": "evals",
-    "Scored": "evals",
-    "WrappedChain": "chain",
-    "wrap_chain": "chain",
+    "BatchJob": "chains.job",
+    "CostEstimate": "chains.chain",
+    "CostMonitor": "chains.monitor",
+    "HybridBatchProcessor": "chains.hybrid",
+    "Langasync": "plugin.scores",
+    "Scored": "plugin.scores",
+    "WrappedChain": "chains.chain",
+    "wrap_chain": "chains.chain",
 }
 
 

@@ -1,4 +1,4 @@
-"""Frozen data that every other module speaks in. Imports nothing of the package."""
+"""Frozen data that every other module speaks in."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from pytest_langasync.exceptions import ConfigurationError
 
 __all__ = [
     "Answer",
+    "AttemptOptions",
     "Call",
     "Credentials",
     "Job",
     "JobState",
     "JobStatus",
     "Request",
-    "Row",
+    "ResultRow",
+    "Target",
     "canonical_json",
 ]
 
@@ -30,26 +34,70 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def to_json(value: Any) -> bytes:
+    """Return compact JSON in UTF-8, on one line.
+
+    A lone surrogate, which UTF-8 cannot hold, is escaped.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")
+
+
 def digest(value: Any) -> str:
     """Return 160 bits of the SHA-256 of the canonical JSON of ``value``, as 40 hex digits."""
     data = canonical_json(value).encode("utf-8", "surrogatepass")
     return hashlib.sha256(data).hexdigest()[:40]
 
 
+def is_success(status: int) -> bool:
+    """Return whether an HTTP status is one of the 2xx."""
+    return 200 <= status < 300
+
+
+Headers = tuple[tuple[str, str], ...]
+"""Names in lower case and values, sorted by name."""
+
+
 @dataclass(frozen=True)
 class Credentials:
     """What lets a request in at its provider: held in memory, never stored, never shown.
 
-    ``headers`` are those of the intercepted request that concern the account (authorization,
-    organisation, project, workspace, a gateway's own headers), in lower case.
+    ``headers`` are those of the intercepted request that tell whose account it is charged to;
+    ``others`` it carried besides, and go along: a header that differs for each call must not make
+    an account, and so a job, for each. All names are in lower case.
     """
 
     headers: Mapping[str, str] = field(repr=False)
+    others: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def account(self) -> str:
         """A digest that tells two accounts apart inside this process; never written down."""
         return digest(dict(self.headers))
+
+    def __hash__(self) -> int:
+        return hash(self.account)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a request goes, and on whose account: one value, handed around whole.
+
+    ``endpoint`` is the path below ``base_url``: ``/chat/completions``, ``/responses``,
+    ``/embeddings`` or ``/messages``. ``headers`` are the batch-level headers that change the answer
+    (such as ``anthropic-beta``). ``credentials`` are empty for what was read from disk.
+    """
+
+    provider: str
+    base_url: str
+    endpoint: str
+    headers: Headers = ()
+    credentials: Credentials = field(default=Credentials({}), repr=False)
+
+    @property
+    def host(self) -> tuple[str, str]:
+        """The provider and the base URL: what has a batch API, or has none."""
+        return (self.provider, self.base_url)
 
 
 @dataclass(frozen=True)
@@ -57,48 +105,36 @@ class Request:
     """One request to a model, with the body exactly as the SDK serialised it.
 
     ``body`` lacks only ``stream`` and its companions, which a batch cannot take.
-    ``headers`` are the batch-level headers that change the answer (such as ``anthropic-beta``).
-    ``endpoint`` is the path below ``base_url``: ``/chat/completions``, ``/responses``,
-    ``/embeddings`` or ``/messages``.
     """
 
-    provider: str
-    base_url: str
-    endpoint: str
+    target: Target
     body: Mapping[str, Any] = field(repr=False)
-    headers: tuple[tuple[str, str], ...] = ()
+    model_in_path: str = field(default="", compare=False)
+    """The model, where the endpoint names it and not the body."""
 
     @cached_property
     def identity(self) -> str:
-        """The digest of everything that makes two requests the same."""
-        return digest([self.provider, self.base_url, self.endpoint, list(self.headers), self.body])
+        """The digest of everything that makes two requests the same; credentials are no part."""
+        to = self.target
+        return digest([to.provider, to.base_url, to.endpoint, list(to.headers), self.body])
 
     @property
     def model(self) -> str:
-        """The model asked for, or an empty string where the body names none."""
-        model = self.body.get("model", "")
+        """The model asked for, or an empty string where nothing names one."""
+        model = self.body.get("model") or self.model_in_path
         return model if isinstance(model, str) else ""
-
-    @property
-    def inputs(self) -> int:
-        """How many inputs it holds: one, or the texts (or lists of tokens) to be embedded."""
-        given = self.body.get("input")
-        if self.endpoint != "/embeddings" or not isinstance(given, list):
-            return 1
-        return len(given) if any(isinstance(one, (str, list)) for one in given) else 1
 
 
 @dataclass(frozen=True)
 class Call:
     """A request made by one owner (a test, or a wide fixture), for the n-th time.
 
-    ``key`` identifies its answer; ``credentials`` and ``streamed`` do not take part in it.
+    ``key`` identifies its answer; ``streamed`` does not take part in it.
     """
 
     request: Request
     owner: str
     occurrence: int
-    credentials: Credentials = field(repr=False, compare=False)
     streamed: bool = field(default=False, compare=False)
 
     @cached_property
@@ -122,11 +158,15 @@ class Answer:
     request_id: str = ""
     bought_at: float = 0.0
     received_at: float = 0.0
+    failed: bool = False
+    """Whether it is no success although its status says so: the failure is in the body."""
+    foreign: bool = False
+    """Whether another run, or another cache, paid for it."""
 
     @property
     def ok(self) -> bool:
-        """True for a 2xx status."""
-        return 200 <= self.status < 300
+        """True for a success."""
+        return is_success(self.status) and not self.failed
 
     @property
     def source(self) -> str:
@@ -134,7 +174,7 @@ class Answer:
         return "batch" if self.job_id else "realtime"
 
 
-class JobState(enum.Enum):
+class JobState(enum.StrEnum):
     """Where a job stands, the providers' status words reduced to what decides the next step."""
 
     RUNNING = "running"
@@ -163,11 +203,20 @@ class JobStatus:
     """Seconds that the provider asks to wait before the next poll."""
     output_refs: tuple[str, ...] = ()
     """Where the rows can be read: file IDs or a URL."""
+    unready: bool = False
+    """Whether it has ended, and where all of its rows can be read is still to be told."""
+    input_ref: str = ""
+    """The uploaded input file, where the provider has one."""
+    nonce: str = ""
+    """What the batch's metadata says about its submission and its suite, where it can carry any."""
+    suite: str = ""
 
 
 @dataclass(frozen=True)
 class Job:
     """One provider batch, as written to ``job.json``. ``id`` is the provider's."""
+
+    __pydantic_config__: ClassVar = {"allow_inf_nan": False}
 
     id: str
     provider: str
@@ -185,13 +234,80 @@ class Job:
     state: JobState = JobState.RUNNING
     input_ref: str = ""
     """The uploaded input file, where the provider has one."""
-    metadata: Mapping[str, str] = field(default_factory=dict)
     ended_at: float | None = None
+    """Seconds since the epoch."""
     reason: str = ""
+    """Why the provider refused it, or why it is gone."""
+    suite: str = ""
+    """The suite that it was created for."""
+    retry_of: str = ""
+    """The ID of the job whose failed requests it sends again."""
+    depth: int = 0
+    """How many jobs before this one were sent for the same requests."""
+    not_found: int = 0
+    """How many polls in a row have found the job, or its results, gone."""
+    answers: int = 0
+    """How many results were stored when it ended."""
+    files: str = ""
+    """What became of its files at the provider: ``deleted``, ``not found``, ``not ours``; empty
+    while they are left alone."""
+    adopted: bool = False
+    """Whether it was found at the provider: another cache had it made, or this one in a state that
+    is lost."""
+    run: str = ""
+    """The run that submitted it."""
+    collected_by: str = ""
+    """The run in whose books its answers are paid."""
+    folder: str = ""
+    """A digest of the cache's path where it was submitted: a copy of that cache is another one."""
+    machine: str = ""
+    """A digest of the machine's name there."""
+
+    @property
+    def host(self) -> tuple[str, str]:
+        """The provider and the base URL, as in ``Target``."""
+        return (self.provider, self.base_url)
+
+
+PRIORITIES = ("high", "normal", "low")
+"""The order in which jobs are created."""
 
 
 @dataclass(frozen=True)
-class Row:
+class AttemptOptions:
+    """How the calls of one attempt are sent."""
+
+    realtime: bool = False
+    """Whether its calls go out at once, at list price."""
+    priority: int = 1
+    """0 high, 1 normal, 2 low: the order in which jobs are created."""
+    max_retries: int | None = None
+    """How often a failure that was not the request's fault is sent again; None takes the run's
+    setting."""
+    sample: str = ""
+    """Sets the test's answers apart from those of other repeats of it, also where answers are
+    shared."""
+
+    @classmethod
+    def of(cls, *, priority: str = "normal", max_retries: int | None = None) -> AttemptOptions:
+        """Check what a person gave.
+
+        Raises:
+            ConfigurationError: a wrong value.
+        """
+        if priority not in PRIORITIES:
+            raise ConfigurationError(f"priority={priority!r} is not one of 'high', 'normal', 'low'")
+        if max_retries is not None and (
+            isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0
+        ):
+            raise ConfigurationError(
+                f"max_retries={max_retries!r} is not a whole number of 0 or more"
+            )
+        return cls(priority=PRIORITIES.index(priority), max_retries=max_retries)
+
+
+@dataclass(frozen=True)
+class ResultRow:
     """What a job returned for one ``custom_id``, in one shape for all providers.
 
     ``retryable`` says that the request itself was not at fault (rate limit, server error, expired,
@@ -203,6 +319,13 @@ class Row:
     body: Any = field(repr=False)
     request_id: str = ""
     retryable: bool = False
+    failed: bool = False
+    """Whether it is no success although its status says so: the failure is in the body."""
+
+    @property
+    def ok(self) -> bool:
+        """True for a success."""
+        return is_success(self.status) and not self.failed
 
 
 def make_custom_id(nonce: str, key: str) -> str:
@@ -219,31 +342,26 @@ def split_custom_id(custom_id: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class MissingCall:
     """A recorded call without an answer. Its body is in the store's spool (``Store.spooled``)."""
 
     key: str
     owner: str
     occurrence: int
-    provider: str
-    base_url: str
-    endpoint: str
-    headers: tuple[tuple[str, str], ...]
+    target: Target
     model: str
     size: int
     """Bytes of the body as JSON."""
-    credentials: Credentials = field(repr=False, compare=False)
     inputs: int = 1
     """How many inputs count towards the provider's limit for a batch."""
-    priority: int = 1
-    """0 high, 1 normal, 2 low: the order in which jobs are created."""
-    max_retries: int | None = None
-    """How often a retryable failure is sent again; None takes the run's setting."""
+    options: AttemptOptions = AttemptOptions()
 
 
 EventKind = Literal[
     "gathered",
     "changed",
+    "adopted",
+    "left",
     "uploading",
     "submitted",
     "attached",

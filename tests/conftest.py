@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
+import gc
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import certifi
 import pytest
+from support.forked_python import Launcher
+from support.libraries import warm_up
+from support.suite import PLUGINS, Suite
 
 from pytest_langasync.sandbox import Sandbox
-from pytest_langasync.sandbox.questions import read_request
 
 pytest_plugins = ["pytester"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give Ctrl-C and certificates to all processes of the tests.
+    """Make all processes of the tests alike, and quick: Ctrl-C, certificates, compiled files.
 
     A shell starts a background command with Ctrl-C ignored, and its children inherit that. Every
     HTTP client reads all certificates of the machine, a third of the time of a small run; nothing
@@ -34,121 +36,55 @@ def pytest_configure(config: pytest.Config) -> None:
     file.flush()
     patch = pytest.MonkeyPatch()
     patch.setenv("SSL_CERT_FILE", file.name)
+    # Compiled files are what makes hundreds of starts bearable; what is buffered in a user's
+    # pipe is buffered here.
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):
+        patch.delenv(name, raising=False)
+    patch.setattr(sys, "dont_write_bytecode", False)
     config.add_cleanup(file.close)
     config.add_cleanup(patch.undo)
 
 
-LLM = '''
-import os
-import pathlib
-
-import openai
-
-MODEL = "gpt-4o-mini"
-TRACE = pathlib.Path(__file__).with_name("trace.txt")
-
-
-def ask(text, **options):
-    """Ask a model; the answer is the sandbox's."""
-    messages = [{"role": "user", "content": text}]
-    with openai.OpenAI(max_retries=0) as client:
-        done = client.chat.completions.create(model=MODEL, messages=messages, **options)
-    return done.choices[0].message.content
-
-
-async def aask(text, **options):
-    """Ask a model without blocking."""
-    messages = [{"role": "user", "content": text}]
-    async with openai.AsyncOpenAI(max_retries=0) as client:
-        done = await client.chat.completions.create(model=MODEL, messages=messages, **options)
-    return done.choices[0].message.content
-
-
-def trace(text):
-    """Note that something ran, whatever becomes of the attempt."""
-    with TRACE.open("a") as file:
-        file.write(text + "\\n")
-'''
-
-
-def bought(directory: Path) -> list[dict[str, Any]]:
-    """Return the ledger of the sandbox whose state lies in ``directory``."""
-    if not directory.exists():
-        return []
-    sandbox = Sandbox(directory)
-    try:
-        return sandbox.ledger()
-    finally:
-        sandbox.stop()
-
-
-class Suite:
-    """An eval suite in a directory of its own; its tests import ``ask`` and others from ``llm``."""
-
-    def __init__(self, pytester: pytest.Pytester) -> None:
-        self.pytester = pytester
-        self.path = pytester.path
-        self.provider = self.path / ".langasync" / "sandbox" / "provider"
-        pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
-        pytester.makepyfile(llm=LLM)
-        pytester.syspathinsert()
-
-    def write(self, source: str, name: str = "test_it") -> None:
-        """Write a module of the suite; ``from llm import …`` is there already."""
-        head = "import asyncio\nimport pytest\nfrom llm import aask, ask, trace\n\n"
-        self.pytester.makepyfile(**{name: head + source})
-
-    def run(self, *args: str) -> pytest.RunResult:
-        """Run it in batch mode on the embedded sandbox, in this process."""
-        return self.plain("--langasync-sandbox", *args)
-
-    def plain(self, *args: str) -> pytest.RunResult:
-        """Run it with these options only."""
-        return self.pytester.runpytest_inprocess("-p", "no:randomly", *args)
-
-    def ledger(self) -> list[dict[str, Any]]:
-        """Return what was bought so far."""
-        return bought(self.provider)
-
-    def waves(self) -> list[list[str]]:
-        """Return the prompts of each batch job, sorted, in the order of the jobs."""
-        jobs: dict[str, list[str]] = {}
-        for row in self.ledger():
-            request = read_request(row["provider"], row["endpoint"], row["body"])
-            jobs.setdefault(row["job_id"], []).append(request.prompt)
-        return [sorted(prompts) for prompts in jobs.values()]
-
-    def traced(self) -> list[str]:
-        """Return what the suite's tests noted with ``trace``, and forget it."""
-        path = self.path / "trace.txt"
-        lines = path.read_text().splitlines() if path.exists() else []
-        path.unlink(missing_ok=True)
-        return lines
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Leave what is there by now out of each search for garbage: a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> None:
+def libraries() -> None:
     """Import once what every run in this process needs: pytester forgets a run's own imports."""
-    for name in ("genai_prices.data_snapshot", "hypothesis", "rich.live", "tenacity", "trio"):
-        importlib.import_module(name)
-    importlib.import_module("pytest_langasync.session")
-    import anthropic
-    import openai
+    warm_up()
 
-    with Sandbox(tmp_path_factory.mktemp("warm")) as sandbox:
-        with openai.OpenAI(base_url=f"{sandbox.url}/v1", api_key="sk-test") as client:
-            hello = {"role": "user", "content": "hello"}
-            client.chat.completions.create(model="gpt-4o-mini", messages=[hello])  # type: ignore[list-item]
-            client.files.list()
-            client.batches.list()
-        with anthropic.Anthropic(base_url=sandbox.url, api_key="sk-ant-test") as claude:
-            claude.messages.batches.list()
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    """Return the Python that is quick to start."""
+    launcher = Launcher()
+    yield launcher
+    launcher.close()
 
 
 @pytest.fixture
-def suite(libraries: None, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Suite:
-    """Return an empty eval suite; each of its processes starts in half the time."""
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:langsmith_plugin")
+def quick_python(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``sys.executable`` be the Python that is quick to start."""
+    monkeypatch.setattr(sys, "executable", launcher.executable)
+
+
+@pytest.fixture
+def suite(
+    libraries: None,
+    quick_python: None,
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Suite:
+    """Return an empty eval suite, in which only the plugin and pytest-asyncio are loaded.
+
+    ``suite.use`` loads others. All that are installed would take longer than most tests.
+    """
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p {name}" for name in PLUGINS))
     return Suite(pytester)
 
 

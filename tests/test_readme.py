@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_langasync.options import OPTIONS
+from pytest_langasync.config import OPTIONS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

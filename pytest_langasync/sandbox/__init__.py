@@ -1,6 +1,9 @@
 """An embedded local provider: real HTTP on loopback, no key, no cost.
 
 The web framework is imported when a sandbox starts, not before.
+
+* In: the calls and batches of SDKs. Out: replies as strict as the providers' own.
+* May import: ``providers.dialects``, ``models``.
 """
 
 from __future__ import annotations

@@ -137,9 +137,9 @@ def _response(answer: Wire, provider: str) -> Response:
     return Response(dumps(body), answer.status, headers, "application/json")
 
 
-async def _each(parts: Iterable[str]) -> AsyncIterator[bytes]:
+async def _each(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
     for part in parts:
-        yield part.encode("utf-8", "replace")
+        yield part
 
 
 async def _no_such_path(request: Request, error: Exception) -> Response:

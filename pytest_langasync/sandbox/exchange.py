@@ -76,6 +76,6 @@ class Wire:
     body: Any = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
-    stream: Iterable[str] | None = None
+    stream: Iterable[bytes] | None = None
     file: Path | None = None
     media_type: str = "application/json"

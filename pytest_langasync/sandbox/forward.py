@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_langasync.providers.dialects import dialect_of
 from pytest_langasync.sandbox.errors import error_body
 from pytest_langasync.sandbox.questions import ReplyRequest
 
@@ -26,7 +27,7 @@ def forward(
     def failure(status: int, text: str) -> tuple[int, dict[str, Any]]:
         return status, error_body(request.provider, status, f"The server behind the sandbox {text}")
 
-    body = {k: v for k, v in request.body.items() if k not in ("stream", "stream_options")}
+    body = dialect_of(request.endpoint).strip_stream(request.body)
     kept = {name: headers[name] for name in _PASSED_ON if name in headers}
     try:
         response = httpx.post(

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from pytest_langasync.models import digest
+from pytest_langasync.providers.dialects import dialect_of
 from pytest_langasync.sandbox.schema import JSON_OBJECT
 
 __all__ = ["Reply", "ReplyRequest", "Tool", "ToolCall", "body_digest", "read_request"]
@@ -111,7 +112,7 @@ def read_request(
         tool_name=name,
         answered=answered,
         schema=_schema(body),
-        max_tokens=_first(body, "max_completion_tokens", "max_output_tokens", "max_tokens"),
+        max_tokens=dialect_of(endpoint).output_limit(body),
     )
 
 
@@ -128,10 +129,6 @@ def text_of(content: Any) -> str:
         return ""
     parts = (p.get("text") if isinstance(p, Mapping) else p for p in content)
     return "\n".join(part for part in parts if isinstance(part, str))
-
-
-def _first(body: Mapping[str, Any], *names: str) -> int | None:
-    return next((body[n] for n in names if isinstance(body.get(n), int)), None)
 
 
 def _last_user_text(body: Mapping[str, Any]) -> tuple[str, bool]:

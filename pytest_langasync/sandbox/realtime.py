@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pytest_langasync.sandbox import streams
+from pytest_langasync.providers.dialects import dialect_of
 from pytest_langasync.sandbox.batches import visible
 from pytest_langasync.sandbox.errors import error_body
 from pytest_langasync.sandbox.exchange import Exchange, Wire
@@ -31,17 +31,18 @@ def realtime(provider: str, endpoint: str) -> Callable[[Exchange], Wire]:
         entry = (time.time(), provider, endpoint, "", "", attempt, status, text, shown)
         exchange.state.buy([entry])
         if status == 200 and body.get("stream"):
-            usage = bool((body.get("stream_options") or {}).get("include_usage"))
-            return _streamed(provider, endpoint, answer, usage)
+            return _streamed(provider, endpoint, answer, body)
         return Wire(answer, status)
 
     return handle
 
 
-def _streamed(provider: str, endpoint: str, answer: Mapping[str, Any], usage: bool) -> Wire:
+def _streamed(
+    provider: str, endpoint: str, answer: Mapping[str, Any], body: Mapping[str, Any]
+) -> Wire:
     """Cut an answer into events; one that a hook or another server made may be incomplete."""
     try:
-        return Wire(stream=list(streams.events(endpoint, answer, usage=usage)))
+        return Wire(stream=[dialect_of(endpoint).event_stream(answer, body)])
     except (AttributeError, KeyError, TypeError) as error:
         text = f"This answer cannot be streamed: {type(error).__name__}: {error}"
         return Wire(error_body(provider, 502, text), 502)

@@ -1,0 +1,121 @@
+"""What missing calls would cost, and the guard that refuses to spend more than was allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from pytest_langasync.costs.ledger import source_of
+from pytest_langasync.costs.prices import Estimate, PriceBook
+from pytest_langasync.exceptions import ConfigurationError
+from pytest_langasync.models import MissingCall, Request, Target
+from pytest_langasync.providers import dialect_of
+
+if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Store
+
+__all__ = ["Budget"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Commitment:
+    """A call that was sent, by whichever way, and what it may cost at most."""
+
+    upper: Decimal
+    target: Target
+    model: str
+
+
+class Budget:
+    """Estimates recorded calls and keeps a run within ``limit``. Money is in USD.
+
+    What was sent counts with its upper bound until its answer, and so its price, is known.
+    ``started_at`` is when the run began, in seconds since the epoch.
+    """
+
+    def __init__(
+        self, store: Store, prices: PriceBook, limit: float | None, started_at: float
+    ) -> None:
+        self._store = store
+        self._prices = prices
+        self._limit = None if limit is None else Decimal(str(limit))
+        self._started_at = started_at
+        self._spent = Decimal(0)
+        self._open: dict[str, _Commitment] = {}
+
+    def estimates(
+        self, missing_calls: Iterable[MissingCall], *, output_tokens: int | None = None
+    ) -> Iterator[tuple[MissingCall, Estimate]]:
+        """Yield what each missing call would cost, with ``output_tokens`` in place of its own
+        output limit where given."""
+        for pending in missing_calls:
+            request = self._request(pending)
+            if output_tokens is not None:
+                dialect = dialect_of(pending.target)
+                body = dialect.with_output_limit(request.body, output_tokens)
+                request = replace(request, body=body)
+            yield pending, self._prices.estimate(request)
+
+    def check(self, fresh: Sequence[MissingCall]) -> None:
+        """Commit the calls of a wave, all of them still to be bought.
+
+        Raises:
+            ConfigurationError: the run, with this wave, may cost more than the limit, or no upper
+                bound is known.
+        """
+        if self._limit is None or not fresh:
+            return
+        wave: dict[str, _Commitment] = {}
+        for pending, estimate in self.estimates(fresh):
+            wave[pending.key] = self._bounded(self._request(pending), estimate.batch_upper)
+        self._commit(wave, self._limit)
+
+    def check_now(self, key: str, request: Request) -> None:
+        """Commit one call that is about to be sent in real time. Raises as ``check`` does."""
+        if self._limit is not None:
+            estimate = self._prices.estimate(request)
+            self._commit({key: self._bounded(request, estimate.list_upper)}, self._limit)
+
+    def _commit(self, calls: dict[str, _Commitment], limit: Decimal) -> None:
+        self._settle()
+        # A call that is sent once more, by another way, takes the place of its first commitment.
+        others = (one.upper for key, one in self._open.items() if key not in calls)
+        already = self._spent + sum(others, Decimal(0))
+        more = sum((one.upper for one in calls.values()), Decimal(0))
+        if already + more > limit:
+            what = f"The next {len(calls):,} requests were" if len(calls) > 1 else "A request was"
+            raise ConfigurationError(
+                f"--langasync-max-cost: this run may cost up to ${already + more:.4f}, above "
+                f"${limit:.4f}. {what} not sent; what was bought before stays in the cache"
+            )
+        self._open.update(calls)
+
+    def _settle(self) -> None:
+        """Replace upper bounds by prices, where answers have come."""
+        for key, one in list(self._open.items()):
+            answer = self._store.answer(key)
+            if answer is None or source_of(answer, self._started_at) == "cache":
+                continue
+            to = one.target
+            cost = self._prices.cost(
+                to.provider, to.endpoint, one.model, answer.body, at=answer.bought_at
+            )
+            paid = cost.batch_price if answer.job_id else cost.list_price
+            if paid is None:
+                paid = one.upper if answer.ok else Decimal(0)
+            self._spent += paid
+            del self._open[key]
+
+    def _request(self, pending: MissingCall) -> Request:
+        return Request(pending.target, self._store.spooled(pending.key))
+
+    def _bounded(self, request: Request, upper: Decimal | None) -> _Commitment:
+        if upper is None:
+            raise ConfigurationError(
+                f"--langasync-max-cost: no upper bound is known for {request.model!r} (no price, "
+                "or no output limit). Nothing was sent for it. Set an output limit on its calls, "
+                "or leave the option away"
+            )
+        return _Commitment(upper, request.target, request.model)

@@ -1,0 +1,351 @@
+"""Attempts: what a test asks, what is answered from the store, what is missing.
+
+Knows neither pytest nor a provider nor HTTP. An attempt is one execution of one owner (a test, or a
+Runnable's input); a replay holds what all attempts of a run share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_langasync import identifiers
+from pytest_langasync.cache import redaction
+from pytest_langasync.config import CLOCK
+from pytest_langasync.engine import differences
+from pytest_langasync.interception.context import CallContext
+from pytest_langasync.models import (
+    Answer,
+    AttemptOptions,
+    Call,
+    MissingCall,
+    Request,
+    canonical_json,
+    is_success,
+)
+from pytest_langasync.providers import dialect_of
+
+if TYPE_CHECKING:
+    from pytest_langasync.engine.memory import Memory
+    from pytest_langasync.lanes import RunContext
+
+__all__ = ["Attempt", "Difference", "Replay", "ReplayRules", "SendNow"]
+
+DEFAULT = AttemptOptions()
+_Slot = tuple[str, str]  # (owner, identity): what occurrences are counted by
+
+
+@dataclass(frozen=True)
+class SendNow:
+    """A call to be sent in real time; ``record`` takes its status, body and request ID."""
+
+    call: Call
+    record: Callable[[int, Any, str], Answer]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A call that an attempt made in place of one that it had been given the answer to."""
+
+    owner: str
+    asked: Mapping[str, Any] = field(repr=False)
+    stored: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ReplayRules:
+    """Which stored answers count in a run, beside those of its settings. Times are seconds since
+    the epoch."""
+
+    not_before: float = 0.0
+    """What was bought before that does not count."""
+    errors_not_before: float = 0.0
+    """Nor do errors that came before that."""
+    key_owner: Callable[[str], str] | None = None
+    """Returns the name with which an owner enters the keys of its answers; None leaves it to the
+    setting for samples."""
+
+
+class Replay:
+    """What the attempts of one run share.
+
+    ``may_send`` is asked before a call is sent in real time; one that may not is parked.
+    """
+
+    def __init__(
+        self,
+        context: RunContext,
+        memory: Memory,
+        rules: ReplayRules,
+        may_send: Callable[[Call], bool],
+    ) -> None:
+        settings = context.settings
+        self.store = context.store
+        self.memory = memory
+        self.may_send = may_send
+        self.started_at = context.started_at
+        self.silent = settings.silent
+        """Whether nothing at all may be sent: offline, or for an estimate."""
+        self.realtime = settings.realtime
+        self.match_tokens = settings.match_generated_ids
+        """Whether an answer may serve a request that differs from its own only in generated
+        identifiers."""
+        self._shared = settings.samples == "shared"
+        self._rules = rules
+        self._retries_not_before = context.started_at
+        """Failures for no fault of the request's that came before are no answers: whoever was to
+        send it again did not get round to it."""
+        self.realtime_bases: set[str] = set()
+        self.urgent: frozenset[str] = frozenset()
+        """Owners whose missing calls may be sent in real time in this pass."""
+        self.served: set[str] = set()
+        """Keys of all answers that this run has used."""
+
+    def find(self, key: str, owner: str) -> Answer | None:
+        """Return the stored answer that counts for this owner in this run, or None."""
+        return self.store.answer(key) if self.has(key, owner) else None
+
+    def has(self, key: str, owner: str) -> bool:
+        """Whether a stored answer may still serve: not too old; an error only for one verdict."""
+        entry = self.store.peek(key)
+        if entry is None or entry.age[0] < self._rules.not_before:
+            return False
+        if not entry.ok and entry.received_at < self._rules.errors_not_before:
+            return False
+        if entry.retryable and entry.received_at < self._retries_not_before:
+            return False
+        if entry.received_at < self.started_at:
+            spent = self.memory.state(owner).errors_spent_at
+            if not entry.ok and entry.received_at <= spent:
+                return False
+            if self.memory.refresh.too_old(owner, entry.age[0], entry.received_at):
+                return False
+        return entry.ok or self.store.in_flight(key) is None
+
+    def send_now(self, urgent: Iterable[str], cancelled_at: float) -> None:
+        """Let these owners send in real time in the next pass; what was cancelled before that
+        moment (since the epoch) has no answer."""
+        self.urgent = frozenset(urgent)
+        self._retries_not_before = max(self._retries_not_before, cancelled_at)
+
+    def key_owner(self, owner: str) -> str:
+        """The owner as it enters the key of an answer."""
+        if self._rules.key_owner is not None:
+            return self._rules.key_owner(owner)
+        return "" if self._shared else owner
+
+
+class Attempt:
+    """One execution of a test: asks, remembers what was asked, knows whether it was parked."""
+
+    def __init__(
+        self,
+        replay: Replay,
+        owner: str,
+        number: int,
+        options: AttemptOptions = DEFAULT,
+    ) -> None:
+        self.replay = replay
+        self.owner = owner
+        self.number = number
+        self.options = options
+        self.scope = owner
+        """Who a call belongs to at this moment: the test, or the wide fixture being set up."""
+        self.closed = False
+        self.parks = 0
+        """How many calls were parked."""
+        self.masked = 0
+        self.missing: dict[str, MissingCall] = {}
+        self.used: list[tuple[str, Call, Answer]] = []
+        self.asked: set[str] = set()
+        self._evidence: dict[str, str] = {}
+        self._counts: Counter[_Slot] = Counter()
+        self._errors: dict[_Slot, Call] = {}
+        self._resend: defaultdict[_Slot, list[int]] = defaultdict(list)
+        self._lock = threading.RLock()
+
+    @property
+    def parked(self) -> bool:
+        """Whether this attempt cannot be the real run, whatever came out of it."""
+        return self.parks > 0
+
+    def wait_for(self, missing_calls: Iterable[MissingCall]) -> None:
+        """Park this attempt because of calls that another one recorded, if of any."""
+        with self._lock:
+            self.parks += 1
+            for pending in missing_calls:
+                self.missing.setdefault(pending.key, pending)
+
+    def restart(self) -> None:
+        """Forget what was asked so far: somebody runs the test again inside this attempt."""
+        with self._lock:
+            self._counts.clear()
+            self._errors.clear()
+            self.used.clear()
+
+    def ask(
+        self,
+        request: Request,
+        caller: CallContext,
+        *,
+        streamed: bool = False,
+        now: bool = False,
+    ) -> Answer | SendNow | None:
+        """Return the answer, or how to get it now, or None when the caller has to be parked.
+
+        ``now`` marks a request that no batch can take.
+        """
+        with self._lock:
+            if self.closed:
+                return None
+            slot = (self.scope, request.identity)
+            call = self._call(request, streamed, slot)
+            live = (now or self._in_real_time(call)) and not self.replay.silent
+            answer = self._answer(call, slot, live)
+            if answer is not None:
+                return self._serve(call, answer, slot, caller)
+            if live and self.replay.may_send(call):
+                return self._send_now(call, slot)
+            self.parks += 1
+            if not caller.parked:
+                self._record(call, slot, caller)
+            caller.park()
+            return None
+
+    def _in_real_time(self, call: Call) -> bool:
+        replay = self.replay
+        if self.scope in replay.urgent:
+            return replay.store.in_flight(call.key) is None
+        return (
+            self.options.realtime
+            or replay.realtime
+            or call.request.target.base_url in replay.realtime_bases
+        )
+
+    def _call(self, request: Request, streamed: bool, slot: _Slot) -> Call:
+        resend = self._resend[slot]
+        occurrence = resend.pop(0) if resend else self._counts[slot]
+        owner = self.replay.key_owner(self.scope)
+        if self.scope == self.owner:
+            owner = owner or self.options.sample
+        return Call(request, owner, occurrence, streamed)
+
+    def _answer(self, call: Call, slot: _Slot, live: bool) -> Answer | None:
+        answer = self.replay.find(call.key, self.scope)
+        if answer is not None and (answer.ok or not live):
+            return answer
+        if live:  # whoever retries in real time reaches the provider
+            return self._twin(call)
+        if slot in self._errors:
+            # A retry loop meets the same error again; it is no second sample.
+            return self.replay.find(self._errors[slot].key, self.scope)
+        return self._twin(call)
+
+    def _serve(self, call: Call, answer: Answer, slot: _Slot, caller: CallContext) -> Answer:
+        again = not answer.ok and answer.key != call.key
+        if not again:
+            self._counts[slot] = max(self._counts[slot], call.occurrence + 1)
+            if not answer.ok:
+                self._errors[slot] = call
+        self.asked.add(answer.key)
+        self.replay.served.add(answer.key)
+        if answer.key in self.replay.memory.new_since_last_attempt(self.scope):
+            caller.note_new_answer()
+        self.used.append((slot[0], call, answer))
+        # What is not to be on disk, nor in a report, the call has brought along.
+        return dataclasses.replace(answer, body=redaction.with_echo(answer.body, call.request.body))
+
+    def _twin(self, call: Call) -> Answer | None:
+        """Return an unused answer whose request is equal but for generated identifiers."""
+        for key, tokens in self._twins(call):
+            answer = self.replay.find(key, self.scope)
+            if answer is not None:
+                self.masked += 1
+                return dataclasses.replace(
+                    answer, body=identifiers.replace_tokens(answer.body, tokens)
+                )
+        return None
+
+    def _twins(self, call: Call) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yield what was bought for this owner, is not used, and differs in identifiers alone.
+
+        Each comes with its identifiers mapped to those of the call.
+        """
+        replay = self.replay
+        if replay.match_tokens:
+            for key in sorted(replay.memory.bought(self.scope) - self.asked):
+                body = replay.store.request_body(key)
+                tokens = redaction.identifier_changes(body, call.request.body) if body else None
+                if tokens is not None:
+                    yield key, tokens
+
+    def _bought_as(self, call: Call) -> str:
+        """Return the key under which a call without an answer was bought, or is to be bought.
+
+        A run that was killed, or left, may have bought it with other identifiers.
+        """
+        if call.key in self.replay.memory.bought(self.scope):
+            return call.key
+        waiting = (key for key, _ in self._twins(call) if key not in self.missing)
+        return next(waiting, call.key)
+
+    def _send_now(self, call: Call, slot: _Slot) -> SendNow:
+        self._counts[slot] = max(self._counts[slot], call.occurrence + 1)
+        self.replay.memory.refresh.begin()
+
+        def record(status: int, body: Any, request_id: str) -> Answer:
+            now = CLOCK.now()
+            outcome = dialect_of(call.request.target).outcome(status, body)
+            hidden = outcome.failed and is_success(status)
+            answer = Answer(call.key, status, body, "", request_id, now, now, failed=hidden)
+            self.replay.store.add_realtime(call, slot[0], answer)
+            with self._lock:
+                if not answer.ok:
+                    self._resend[slot].append(call.occurrence)
+                self.asked.add(call.key)
+                self.used.append((slot[0], call, answer))
+            return answer
+
+        return SendNow(call, record)
+
+    def _record(self, call: Call, slot: _Slot, caller: CallContext) -> None:
+        self._counts[slot] = call.occurrence + 1
+        request, key = call.request, self._bought_as(call)
+        if not caller.has_new_answers:
+            self._evidence.setdefault(self.scope, key)
+        pending = MissingCall(
+            key=key,
+            owner=self.scope,
+            occurrence=call.occurrence,
+            target=request.target,
+            model=request.model,
+            size=len(canonical_json(request.body).encode("utf-8", "surrogatepass")),
+            inputs=dialect_of(request.target).inputs(request.body),
+            options=self.options,
+        )
+        self.missing[key] = pending
+        self.replay.store.spool(pending, request.body)
+
+    def difference(self) -> Difference | None:
+        """Return how this attempt strayed from what it had been answered, or None.
+
+        It strayed when it left a bought answer unused and made a new call that did not depend on
+        any answer new to it: a reproducible test would have made that call in an earlier attempt.
+        """
+        replay = self.replay
+        for owner, key in self._evidence.items():
+            unused = [
+                old
+                for old in sorted(replay.memory.bought(owner) - self.asked)
+                if replay.has(old, owner)
+            ]
+            bodies = [b for old in unused if (b := replay.store.request_body(old)) is not None]
+            if bodies:
+                asked = replay.store.spooled(key)
+                closest = differences.nearest(asked, bodies)
+                return Difference(owner, asked, bodies[closest or 0])
+        return None

@@ -1,0 +1,354 @@
+"""The run: attempts in, batches out. The same engine under pytest and under ``wrap_chain``.
+
+Ties the parts together and decides nothing about tests: a *front* (the pytest session, a chain's
+job) opens attempts, hands over what is missing, waits, and opens attempts again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from pytest_langasync import providers
+from pytest_langasync.cache.store import Store
+from pytest_langasync.config import CLOCK, Settings, suite_of
+from pytest_langasync.costs.ledger import Ledger
+from pytest_langasync.costs.prices import PriceBook
+from pytest_langasync.engine import explanations
+from pytest_langasync.engine.budget import Budget
+from pytest_langasync.engine.hosts import Hosts
+from pytest_langasync.engine.memory import Memory
+from pytest_langasync.engine.replay import Attempt, Replay, ReplayRules
+from pytest_langasync.engine.request_changes import request_changes
+from pytest_langasync.engine.router import CallRouter
+from pytest_langasync.engine.unclaimed import enter_unused
+from pytest_langasync.exceptions import ConfigurationError
+from pytest_langasync.interception.clients import Interceptor
+from pytest_langasync.interception.concurrency import ConcurrencyTracker
+from pytest_langasync.interception.forks import ForkGuard
+from pytest_langasync.interception.tracing import TraceBuffer
+from pytest_langasync.lanes import RunContext
+from pytest_langasync.lanes.batch.batcher import Batcher, Policy
+from pytest_langasync.models import AttemptOptions, Call, Event, MissingCall, Request
+from pytest_langasync.providers.model_calls import ModelCalls
+
+__all__ = ["Front", "Run"]
+
+
+@dataclass(frozen=True)
+class Front:
+    """What a front tells the run that serves it. Functions are called in the front's own thread."""
+
+    parked_type: type[BaseException]
+    """What a parked call raises."""
+    notify: Callable[[Event], None]
+    tick: Callable[[], None] = lambda: None
+    """Called before each pause of a wait."""
+    started_at: float | None = None
+    """When the run began, in seconds since the epoch; None: now."""
+    local_url: str = ""
+    """Base URL of a sandbox that runs already."""
+    sandbox_reply: Callable[[Any], Any] | None = None
+    """Answers in the place of the sandbox that this run starts."""
+    allow: Callable[[str, Request], None] | None = None
+    """Where another process keeps the budget: raises ``ConfigurationError`` when a call, given with
+    its key, may not be sent in real time."""
+
+
+class Run:
+    """Everything one run needs: it owns the only store, ledger, budget, memory and lanes.
+
+    ``start`` patches, ``close`` undoes. What was closed may be opened again: its ledger stays.
+    """
+
+    def __init__(self, settings: Settings, front: Front) -> None:
+        self.settings = settings
+        self.started_at = CLOCK.now() if front.started_at is None else front.started_at
+        self._front = front
+        self._notify = front.notify
+        prices = PriceBook()
+        self.ledger = Ledger(self.started_at, prices)
+        self.store = Store(
+            settings.cache,
+            redacted=None if settings.store_prompts else providers.echoed,
+            started_at=self.started_at,
+        )
+        self.hosts = Hosts(front.local_url)
+        self.context = RunContext(
+            self.store,
+            settings,
+            self.started_at,
+            suite_of(settings.rootdir),
+            front.notify,
+            front.tick,
+            self.hosts.connect,
+        )
+        self.budget = Budget(self.store, prices, settings.max_cost, self.started_at)
+        self._allow = front.allow or self.budget.check_now
+        self.refused = ""
+        """Why nothing more may be sent in this run, once something stands in the way."""
+        self._waves = 0
+        self._is_open = False
+        self._placeholders: list[str] = []
+        self._lacking, self._used = set[str](), set[str]()
+        self.concurrency = ConcurrencyTracker(front.parked_type)
+        self._router = CallRouter(self.concurrency, self.ledger, ModelCalls(settings.model_calls))
+        self._forks = ForkGuard(self._router, self.concurrency, self.ledger.passed, settings.silent)
+        self._interceptor = Interceptor(self._forks, self.concurrency)
+        self._attempt: Attempt | None = None
+        self._traces = TraceBuffer(self._is_parked)
+
+    # ---- life
+
+    def start(self) -> None:
+        """Open the cache, start the sandbox, patch. Raises what ``open`` does."""
+        self.open()
+        self.patch()
+
+    def open(self, rules: ReplayRules | None = None) -> None:
+        """Open the cache, and start the sandbox where asked for.
+
+        Raises:
+            CacheError: the cache directory cannot be used.
+            ConfigurationError: the sandbox was asked for and is not installed; the job to resume
+                has no ID of a known provider.
+        """
+        settings = self.settings
+        for job_id in settings.resumed:
+            providers.by_job_id(job_id)
+        self.store.open()
+        self.memory = Memory(self.context)
+        self.replay = Replay(self.context, self.memory, rules or ReplayRules(), self._may_send)
+        self.batcher = Batcher(self.context, Policy.of(settings, self.started_at))
+        self._is_open = True
+        if settings.sandbox and not self.hosts.local_url:
+            self.hosts.start_sandbox(settings, self._front.sandbox_reply)
+        self._router.local_url = self.hosts.local_url
+        if settings.sandbox or self.replay.silent:
+            self._placeholders = providers.set_placeholder_keys()
+
+    def patch(self) -> None:
+        """Begin to catch the calls of attempts."""
+        self.concurrency.install()
+        self._interceptor.install()
+        self._traces.install()
+
+    def unpatch(self) -> None:
+        """Undo every patch."""
+        self._traces.uninstall()
+        self._interceptor.uninstall()
+        self.concurrency.uninstall()
+
+    def close(self) -> None:
+        """Undo every patch, stop the sandbox, take back placeholders."""
+        self.unpatch()
+        while self._placeholders:
+            os.environ.pop(self._placeholders.pop(), None)
+        if self._is_open:
+            self.batcher.close()
+        self._is_open = False
+        self.store.close()
+        self.hosts.stop()
+
+    # ---- attempts
+
+    def _is_parked(self) -> bool:
+        return self._attempt is not None and self._attempt.parked
+
+    @contextlib.contextmanager
+    def attempt(
+        self,
+        owner: str,
+        number: int,
+        options: AttemptOptions,
+        *,
+        traced: bool = True,
+    ) -> Iterator[Attempt]:
+        """Run the body as one attempt of ``owner``: its calls are answered, recorded or sent.
+
+        One at a time, unless ``traced`` is false, which lets traces through as they come.
+        """
+        attempt = Attempt(self.replay, owner, number, options)
+        with self._tracing(attempt) if traced else contextlib.nullcontext():
+            try:
+                with self.concurrency.attempting(attempt):
+                    yield attempt
+            finally:
+                attempt.closed = True
+                self._forks.count()
+
+    @contextlib.contextmanager
+    def _tracing(self, attempt: Attempt) -> Iterator[None]:
+        """Hold back what an attempt tells tracing libraries until it is known what became of it."""
+        self._attempt = attempt
+        self._traces.begin(attempt.owner)
+        try:
+            yield
+        finally:
+            self._attempt = None
+            if attempt.parked:
+                self._traces.discard()
+            else:
+                self._traces.commit()
+
+    def park(self, attempt: Attempt) -> None:
+        """Keep what a parked attempt asked for in mind until its next one."""
+        self.memory.parked(attempt.owner, attempt.missing)
+
+    def judge(self, attempt: Attempt) -> None:
+        """Enter a finished attempt in the books: what it used has now served its verdict."""
+        if not attempt.used:
+            self.ledger.unseen(attempt.owner)
+        for _, call, answer in attempt.used:
+            self.ledger.used(attempt.owner, call, answer)
+            self._used.add(answer.key)
+            base_url, new = call.request.target.base_url, answer.received_at >= self.started_at
+            if base_url in self.replay.realtime_bases and new:
+                self.ledger.passed(urlsplit(base_url).netloc, "it has no batch API")
+        if attempt.masked:
+            self.ledger.masked(attempt.owner, attempt.masked)
+        used = ((scope, answer) for scope, _, answer in attempt.used)
+        self.memory.judged(attempt.owner, used, masked=attempt.masked > 0)
+
+    def first_time(self, attempt: Attempt, owner: str) -> bool:
+        """Whether a test that strayed did so from an earlier run's answers, for the first time.
+
+        Between runs that is an edited prompt: it is bought, and said. Twice in a row it is not.
+        """
+        if attempt.number > 1 or not self.memory.differs(owner):
+            return False
+        self.ledger.changed(owner)
+        return True
+
+    def give_up(self, attempt: Attempt) -> None:
+        """Forget a test that cannot be replayed; the next run starts with it afresh."""
+        self.memory.gave_up(attempt.owner, attempt.missing.values())
+
+    def defer(self, owner: str, missing: Iterable[MissingCall]) -> None:
+        """Enter a test that is still waiting in the books."""
+        self.memory.deferred()
+        for pending in missing:
+            job = self.store.in_flight(pending.key)
+            self.ledger.deferred(owner, pending, job.id if job else None)
+
+    def reason(self, missing: Sequence[MissingCall], why: str) -> str:
+        """Say what a test waits for."""
+        return explanations.reason(missing, why, self.settings, self.store, self.batcher)
+
+    def settle_books(self) -> None:
+        """Enter what the whole run did: what was sent again, and paid answers nobody used."""
+        for job_id, why, count in self.batcher.retries:
+            self.ledger.retried(job_id, why, count)
+        enter_unused(self.ledger, self.store, self._used)
+
+    def books(self) -> dict[str, Any]:
+        """Return this process's part of the books as JSON values: what ``absorb`` takes."""
+        return {"ledger": self.ledger.as_dict(), "used": sorted(self._used)}
+
+    def absorb(self, books: Mapping[str, Any]) -> None:
+        """Enter another process's books here."""
+        self.ledger.merge(books["ledger"])
+        self._used.update(books["used"])
+
+    # ---- waves
+
+    def wave(self, missing_calls: Iterable[MissingCall]) -> None:
+        """Submit what is missing, or attach to the jobs where it is already under way.
+
+        Raises:
+            ConfigurationError: a key, model or base URL cannot work, or the cost guard refuses.
+            ProviderError: a provider could not be reached; what was submitted stays submitted.
+        """
+        if self.refused:
+            raise ConfigurationError(self.refused)
+        batchable = [p for p in missing_calls if self._has_batch_api(p)]
+        self.tell_request_changes(batchable)
+        self.budget.check([p for p in batchable if not self.paid_for(p)])
+        owners = self.memory.note_purchase(batchable)  # written down before it is bought
+        if owners:
+            self._waves += 1
+            tests = f"{owners:,} test{'' if owners == 1 else 's'}"
+            where = f"wave {self._waves}, {tests}"
+            self._notify(Event("gathered", requests=len(batchable), message=where))
+            self.batcher.submit(batchable, valid=self._still_counts(batchable))
+
+    def lacks_key(self, error: BaseException) -> bool:
+        """Whether a test ended because an SDK has no key; then nothing can be sent for it."""
+        variable = providers.lacking_key(error)
+        if variable:
+            self._lacking.add(variable)
+            names = " and ".join(sorted(self._lacking))
+            self.refused = f"no API key: set {names}. Nothing was sent"
+        return bool(variable)
+
+    def _may_send(self, call: Call) -> bool:
+        """Whether a call may go out in real time: the cost guard covers these, too."""
+        if not self.refused:
+            try:
+                self._allow(call.key, call.request)
+            except ConfigurationError as error:
+                self.refused = str(error)
+        return not self.refused
+
+    def _still_counts(self, missing_calls: list[MissingCall]) -> Callable[[str], bool]:
+        owners = {pending.key: pending.owner for pending in missing_calls}
+        return lambda key: self.replay.has(key, owners[key])
+
+    def answered(self, missing_calls: Iterable[MissingCall]) -> bool:
+        """Whether an attempt that missed these can go on now."""
+        return all(
+            p.target.base_url in self.replay.realtime_bases
+            or p.owner in self.replay.urgent
+            or self.replay.has(p.key, p.owner)
+            for p in missing_calls
+        )
+
+    def attach(self, job_id: str, missing_calls: Iterable[MissingCall]) -> None:
+        """Attach to a job by its ID, with the key that the missing calls carried.
+
+        Raises:
+            ConfigurationError: no provider has such IDs, or the provider does not know it, or no
+                missing call goes there.
+        """
+        provider = providers.by_job_id(job_id)
+        targets = [p.target for p in missing_calls if p.target.provider == provider.name]
+        if not targets:
+            raise ConfigurationError(f"{job_id}: no call waits for an answer of {provider.name}")
+        known = self.store.job(job_id)
+        there = (target for target in targets if known and target.host == known.host)
+        self.batcher.attach(job_id, next(there, targets[0]))
+
+    def paid_for(self, pending: MissingCall) -> bool:
+        """Whether a missing call is answered by now, or part of a running job."""
+        return (
+            self.replay.has(pending.key, pending.owner)
+            or self.store.in_flight(pending.key) is not None
+        )
+
+    def look_up(self, missing_calls: Iterable[MissingCall]) -> frozenset[str]:
+        """Wait for what of these was bought already; return what may have been. As ``wave``."""
+        batchable = [pending for pending in missing_calls if self._has_batch_api(pending)]
+        return self.batcher.look_up(batchable, valid=self._still_counts(batchable))
+
+    def tell_request_changes(self, missing_calls: Iterable[MissingCall]) -> None:
+        """Tell how what is about to be bought differs from what the same tests had stored."""
+        for line in request_changes(
+            [p for p in missing_calls if not self.paid_for(p)], self.replay
+        ):
+            self._notify(Event("changed", message=line))
+
+    def _has_batch_api(self, pending: MissingCall) -> bool:
+        if not (has_one := self.hosts.has_batch_api(pending.target)):
+            self.replay.realtime_bases.add(pending.target.base_url)
+        return has_one
+
+    def bought(self, missing_calls: Iterable[MissingCall], realtime_bases: Iterable[str]) -> None:
+        """Take note of a wave that another process bought for this one's tests."""
+        without = self.replay.realtime_bases
+        without.update(realtime_bases)
+        self.memory.note_bought(p for p in missing_calls if p.target.base_url not in without)
+        self.store.refresh()

@@ -1,0 +1,174 @@
+"""Whose call is it: call contexts, and the attempts that they belong to.
+
+A *call context* is one line of execution inside an attempt: the attempt itself, a thread, one work
+item of a thread pool, one asyncio task. Contexts form a tree, and answer three questions about a
+call:
+
+* whose is it? A context variable says so wherever Python copies contexts, so that a thread that
+  outlives its attempt still belongs to it.
+* is it speculative? What a context asks after it was parked is built on an answer that it never
+  got.
+* did it depend on an answer that is new in this attempt? Only then may the call itself be new.
+
+Where no context was copied, the thread tells: what runs beneath an attempt in the attempt's own
+thread belongs to it, even in a context older than it. ``IsolatedAsyncioTestCase`` copies the
+context when its instance is made, which is when the test is collected (noticed by
+``test_contexts_older_than_the_attempt``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+__all__ = ["CallContext", "ContextTracker", "caller_here", "current_task", "running_loop"]
+
+T = TypeVar("T")
+caller_here: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar(
+    "langasync", default=None
+)
+
+
+class CallContext:
+    """One line of execution; ``attempt`` is whatever the engine put there.
+
+    ``task`` says that it is an asyncio task, and not a thread or a work item.
+    """
+
+    __slots__ = ("__weakref__", "attempt", "has_new_answers", "parent", "parked", "task")
+
+    def __init__(
+        self, attempt: Any, parent: CallContext | None = None, *, task: bool = False
+    ) -> None:
+        self.attempt = attempt
+        self.parent = parent
+        self.task = task
+        self.parked: bool = parent.parked if parent else False
+        self.has_new_answers: bool = parent.has_new_answers if parent else False
+
+    def park(self) -> None:
+        """Note a park. A task hands it up to the context that awaits it. A thread does not: whoever
+        fills a pool goes on filling it while the first work items park."""
+        caller: CallContext | None = self
+        while caller is not None:
+            caller.parked = True
+            caller = caller.parent if caller.task else None
+
+    def note_new_answer(self) -> None:
+        """Note that an answer new in this attempt reached this context, and its ancestors."""
+        caller: CallContext | None = self
+        while caller is not None and not caller.has_new_answers:
+            caller.has_new_answers = True
+            caller = caller.parent
+
+
+class _Thread(threading.local):
+    """What a thread is busy with."""
+
+    item: CallContext | None = None
+    """The context of the thread pool's work item that runs in it."""
+
+    def __init__(self) -> None:
+        self.attempts: dict[CallContext, asyncio.AbstractEventLoop | None] = {}
+        """The first context of each attempt begun in it, and the loop that ran there then."""
+
+
+class ContextTracker:
+    """Knows the context of what is running.
+
+    ``tasks`` holds those of asyncio's tasks, ``thread`` what the running thread is busy with.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], CallContext] = (
+            weakref.WeakKeyDictionary()
+        )
+        self.thread = _Thread()
+
+    @contextlib.contextmanager
+    def attempting(self, attempt: Any) -> Iterator[None]:
+        """Begin the first context of an attempt."""
+        root, attempts = CallContext(attempt), self.thread.attempts
+        attempts[root] = running_loop()
+        token = caller_here.set(root)
+        try:
+            yield
+        finally:
+            caller_here.reset(token)
+            del attempts[root]
+
+    def current(self) -> CallContext | None:
+        """Return the context of what is running now, or None outside of every attempt."""
+        inherited, beneath, task = caller_here.get(), self._begun_in_this_thread(), current_task()
+        if task is not None:
+            parent = inherited or beneath
+            return self.tasks.get(task) or (self.adopt(task, parent) if parent else None)
+        item = self.thread.item
+        # LangChain and others run a pool's work item in a copy of the submitter's context.
+        if item is not None and (
+            inherited is None or item.parent is inherited or item.attempt is not inherited.attempt
+        ):
+            return item
+        if beneath is not None and (inherited is None or running_loop() is None):
+            same = inherited is not None and inherited.attempt is beneath.attempt
+            return inherited if same else beneath
+        return inherited
+
+    def side_by_side(self, works: Iterable[Callable[[], T]]) -> list[T]:
+        """Do works one after the other that do not depend on each other: one that is parked does
+        not keep the next from making its call."""
+        caller = caller_here.get()
+        if caller is None:
+            return [work() for work in works]
+        results: list[T] = []
+        parked: BaseException | None = None
+        for work in works:
+            child = CallContext(caller.attempt, caller)
+            token = caller_here.set(child)
+            try:
+                results.append(work())
+            except BaseException as exception:
+                if not child.parked or isinstance(exception, KeyboardInterrupt):
+                    raise
+                parked = exception
+            finally:
+                caller_here.reset(token)
+        if parked is not None:
+            caller.park()
+            raise parked
+        return results
+
+    def adopt(self, task: asyncio.Task[Any], parent: CallContext) -> CallContext:
+        """Take a task for a part of what ``parent`` does."""
+        caller = self.tasks[task] = CallContext(parent.attempt, parent, task=True)
+        return caller
+
+    def _begun_in_this_thread(self) -> CallContext | None:
+        """Return the attempt that began what this thread does now, if one did.
+
+        None in the event loop that an attempt was begun in: others may share that.
+        """
+        attempts = self.thread.attempts
+        root, loop = next(reversed(attempts), None), running_loop()
+        return root if root is not None and (loop is None or attempts[root] is not loop) else None
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs in this thread, or None."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def current_task() -> asyncio.Task[Any] | None:
+    """Return the task of asyncio's that is running, or None."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

@@ -1,0 +1,255 @@
+"""The account of a run as one self-contained page: no network, no code but its own.
+
+The page's figures are written by the template, which escapes; the table of cases is made in the
+browser from JSON, as text only. What a model wrote is therefore never markup. Names, labels and
+reasons are isolated, and show as an escape what would reorder the text around them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from pytest_langasync.providers import dialect
+from pytest_langasync.reporting.charts import Chart, bars, lines
+from pytest_langasync.reporting.text import (
+    counted,
+    duration,
+    escape,
+    money,
+    shorten,
+)
+from pytest_langasync.scoring.statistics import mean, t_interval, wilson
+
+__all__ = ["html_page"]
+
+Run = Mapping[str, Any]
+
+LONGEST = 20_000
+"""Characters of a text that the page shows; the JSON report has all of it."""
+_LABEL, _LABELS = 200, 12
+"""Characters of a label that the page shows, and how many labels of a score it counts."""
+_VERDICTS = ("passed", "failed", "error", "missed", "deferred", "skipped")
+
+
+def html_page(run: Run, *, history: Sequence[Run] = ()) -> str:
+    """Return the page of a run.
+
+    Args:
+        run: its account, with ``request`` and ``answer`` of each call where they are to be shown.
+        history: the figures of earlier runs, oldest first (``jsonfile.figures``).
+    """
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(
+        loader=PackageLoader("pytest_langasync.reporting"), autoescape=True, trim_blocks=True
+    )
+    environment.filters |= {"usd": _usd, "rate": _rate, "when": _when, "number": _number}
+    environment.filters["visible"] = _name
+    style, script = (environment.loader.get_source(environment, name)[0] for name in _ASSETS)  # type: ignore[union-attr]
+    verdicts = [_verdict(test) for test in run["tests"]]
+    texts = _Texts()
+    cases = [_case(test, change, texts) for test, change in _with_change(run)]
+    # ASCII, and no character that could end the element it stands in.
+    data = json.dumps({"cases": cases, "texts": list(texts.numbers), "left_out": texts.left_out})
+    return environment.get_template("report.html").render(
+        run=run,
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        data=data.replace("<", "\\u003c"),
+        failed_gates=[gate for gate in run["gates"] if not gate["passed"]],
+        verdicts=[(word, verdicts.count(word)) for word in _VERDICTS if word in verdicts],
+        groups=list(_groups(run["tests"])),
+        charts=_charts(run, history),
+        took=duration(run["ended_at"] - run["started_at"]),
+    )
+
+
+_ASSETS = ("report.css", "report.js")
+
+
+def _hash(source: str) -> str:
+    digest = hashlib.sha256(source.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def _verdict(test: Run) -> str:
+    return "missed" if test.get("missed") else str(test["outcome"])
+
+
+# ---- filters of the template
+
+
+def _usd(amount: float | None) -> str:
+    return "unknown" if amount is None else money(Decimal(str(amount)))
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.0%}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _name(text: Any) -> str:
+    """Return a name or a label, cut, with what controls the text around it escaped."""
+    return shorten(escape(str(text)), _LABEL)
+
+
+def _when(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))
+
+
+# ---- the table of cases
+
+
+class _Texts:
+    """The page's texts, each of them once: a system prompt is that of every case."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+        self.left_out: dict[int, int] = {}
+
+    def add(self, value: Any) -> int | None:
+        """Return the number under which the page finds a text, or a value as JSON."""
+        if value is None:
+            return None
+        text = value if isinstance(value, str) else _json(value)
+        number = self.numbers.setdefault(shorten(text, LONGEST), len(self.numbers))
+        if len(text) > LONGEST:
+            self.left_out[number] = len(text) - LONGEST
+        return number
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1, default=str)
+
+
+def _with_change(run: Run) -> Iterable[tuple[Run, Mapping[str, Any]]]:
+    """Yield each test with how it differs from the baseline."""
+    comparison = run.get("comparison") or {}
+    changes: dict[str, dict[str, Any]] = {}
+    for what in ("newly_failing", "newly_passing", "added"):
+        for name in comparison.get(what, ()):
+            changes.setdefault(name, {})["verdict"] = what.replace("_", " ")
+    for move in comparison.get("moves", ()):
+        scores = changes.setdefault(move["id"], {}).setdefault("scores", {})
+        scores[move["name"]] = move["before"]
+    for test in run["tests"]:
+        yield test, changes.get(test["id"], {})
+
+
+def _case(test: Run, change: Run, texts: _Texts) -> dict[str, Any]:
+    costs = [call["paid_usd"] for call in test["calls"]]
+    before, case = change.get("scores", {}), test.get("case", {})
+    return {
+        "id": escape(test["id"]),
+        "verdict": _verdict(test),
+        "group": escape(test.get("group", "")),
+        "scores": [
+            {
+                "name": _name(name),
+                "value": _value(score["value"]),
+                "reason": texts.add(_escaped(score["reason"])),
+                **({"before": _value(before[name])} if name in before else {}),
+            }
+            for name, score in test.get("scores", {}).items()
+        ],
+        "change": change.get("verdict", ""),
+        "cost": None if None in costs else sum(costs),
+        "failure": texts.add(_escaped(test.get("failure"))),
+        **{name: texts.add(case.get(name)) for name in ("input", "expected", "output")},
+        "waits": [_name(waiting.get("job_id") or "") for waiting in test["deferred"]],
+        "calls": [_call(call, texts) for call in test["calls"]],
+    }
+
+
+def _escaped(text: Any) -> str | None:
+    return escape(str(text)) if text else None
+
+
+def _value(value: Any) -> Any:
+    """Return a score as the page has it; JSON knows no NaN."""
+    finite = isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value))
+    return value if finite else _name(value)
+
+
+def _call(call: Run, texts: _Texts) -> dict[str, Any]:
+    names, figures = ("served_model", "model", "job_id"), ("status", "paid_usd", "age_seconds")
+    usage = call["usage"] or {}
+    request, answer = call.get("request"), call.get("answer")
+    shape = dialect(str(call["provider"]), str(call["endpoint"]))
+    said = shape.messages(request) if isinstance(request, Mapping) else []
+    return {
+        **{name: _name(call[name] or "") for name in (*names, "source")},
+        **{name: call[name] for name in figures},
+        "input_tokens": usage.get("input_tokens"),
+        "output_tokens": usage.get("output_tokens"),
+        "said": [(_name(who), texts.add(text)) for who, text in said],
+        "answered": None if answer is None else texts.add(shape.answer_text(answer)),
+    }
+
+
+# ---- the tables of figures
+
+
+def _groups(tests: Sequence[Run]) -> Iterable[dict[str, Any]]:
+    groups: dict[str, list[Run]] = {}
+    for test in tests:
+        if "group" in test and _verdict(test) not in ("skipped", "deferred"):
+            groups.setdefault(test["group"], []).append(test)
+    for name, members in sorted(groups.items()):
+        passed = sum(_verdict(test) == "passed" for test in members)
+        yield {
+            "name": name,
+            "passed": passed,
+            "count": len(members),
+            "interval": wilson(passed, len(members)),
+            "scores": list(_scores(members)),
+        }
+
+
+def _scores(tests: Sequence[Run]) -> Iterable[dict[str, Any]]:
+    for name in sorted({name for test in tests for name in test.get("scores", {})}):
+        values = [test["scores"][name]["value"] for test in tests if name in test.get("scores", {})]
+        numbers = [float(value) for value in values if isinstance(value, (int, float))]
+        if numbers and len(numbers) == len(values):
+            yield {"name": name, "mean": mean(numbers), "interval": t_interval(numbers)}
+        else:
+            labels, others = counted(map(str, values), _LABELS)
+            yield {"name": name, "labels": labels, "others": others}
+
+
+# ---- the charts
+
+
+def _charts(run: Run, history: Sequence[Run]) -> list[Chart]:
+    from pytest_langasync.reporting.jsonfile import figures
+
+    runs = [*history, figures(run)]
+    if len(runs) < 2:
+        return []
+    names = [_when(one["started_at"]) for one in runs]
+    series = {
+        "paid": [one["paid_usd"] for one in runs],
+        "saved": [one["saved_usd"] for one in runs],
+    }
+    charts = [bars("Cost of each run", "US dollars", names, series, _usd)]
+    rates = {"pass rate": [one["pass_rate"] for one in runs]}
+    charts.append(
+        lines("Pass rate of each run", "share of tests", names, rates, _rate, low=0, high=1)
+    )
+    scores = sorted({name for one in runs for name in one["scores"]})
+    means = {_name(name): [one["scores"].get(name) for one in runs] for name in scores}
+    if means:
+        charts.append(lines("Mean scores of each run", "mean", names, means, _number))
+    return charts
