@@ -70,7 +70,7 @@ VOLATILE = {
 """What differs from run to run, or with the version of pytest, and what stands for it."""
 IDS = (
     (re.compile(r"\b(msgbatch|batch)_[0-9a-zA-Z]+"), r"\1_0"),
-    (re.compile(r"\b\d{8}T\d{6}Z-[0-9a-f]{4}\b"), "20260101T000000Z-0000"),
+    (re.compile(r"\b\d{8}T\d{6}(?:\.\d{3})?Z-[0-9a-f]{4}\b"), "20260101T000000Z-0000"),
 )
 """IDs of jobs and of runs."""
 
