@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_langasync.exceptions import ConfigurationError
+from pytest_langasync.interception.wire import Fail
 from pytest_langasync.lanes.direct import NoFlexError, Outcome
 from pytest_langasync.models import Event, JobState, MissingCall
 
@@ -39,6 +40,8 @@ class WaveResult:
     """Keys of missing calls that their tests are to send themselves, in place: nobody else can."""
     cancelled_at: float = 0.0
     """When jobs were cancelled, in seconds since the epoch; 0 where none was."""
+    failed: Mapping[str, Fail] = field(default_factory=dict)
+    """What the network failed with, by the keys of calls that were sent by themselves."""
 
 
 class Buyer(Protocol):
@@ -70,6 +73,7 @@ class LaneBuyer:
         """When the time of this stage is up, as a reading of the run's timer; None: never."""
         self._cancelled_at = 0.0
         self._told: set[str] = set()
+        self._failed: dict[str, Fail] = {}
 
     def buy(self, missing: Sequence[MissingCall]) -> WaveResult:
         """Send what is missing, or attach to where it is under way, and wait until the deadline.
@@ -208,8 +212,8 @@ class LaneBuyer:
                     f"{len(under_way):,} calls are under way in {' and '.join(sorted(jobs))}, too, "
                     "and are paid there as well"
                 )
-        able = [one for one in calls if one.key in run.replay.kept]
-        return able, [one for one in calls if one.key not in run.replay.kept]
+        able = [one for one in calls if one.kept is not None]
+        return able, [one for one in calls if one.kept is None]
 
     def _collect(self, urgent: Sequence[str]) -> WaveResult | None:
         """Wait for what was sent by itself."""
@@ -223,7 +227,7 @@ class LaneBuyer:
         if late and not self._next_stage() and not brought:
             return WaveResult(urgent=urgent, why=NO_ROOM)
         if brought or urgent:
-            return WaveResult(urgent=urgent, cancelled_at=self._cancelled_at)
+            return WaveResult(urgent=urgent, cancelled_at=self._cancelled_at, failed=self._failed)
         return None
 
     def _take(self, outcome: Outcome) -> bool:
@@ -232,7 +236,8 @@ class LaneBuyer:
             self._run.has_no_flex(outcome.call)
             return False
         if outcome.error is not None:
-            self._run.replay.failed[outcome.call.key] = outcome.error
+            failed = Fail(type(outcome.error).__name__, str(outcome.error))
+            self._failed[outcome.call.key] = self._run.replay.failed[outcome.call.key] = failed
         return not outcome.late and outcome.fault is None
 
     # ---- batches

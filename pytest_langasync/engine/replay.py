@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_langasync import identifiers
 from pytest_langasync.cache import redaction
+from pytest_langasync.cache.secret_places import with_secrets
 from pytest_langasync.config import CLOCK
 from pytest_langasync.engine import differences
 from pytest_langasync.interception.context import CallContext
@@ -22,6 +23,7 @@ from pytest_langasync.models import (
     Answer,
     AttemptOptions,
     Call,
+    Kept,
     MissingCall,
     Request,
     canonical_json,
@@ -31,10 +33,10 @@ from pytest_langasync.providers import dialect_of
 
 if TYPE_CHECKING:
     from pytest_langasync.engine.memory import Memory
-    from pytest_langasync.interception.outgoing import Outgoing
+    from pytest_langasync.interception.wire import Fail
     from pytest_langasync.lanes import RunContext
 
-__all__ = ["Attempt", "Difference", "Failed", "Replay", "ReplayRules", "SendNow"]
+__all__ = ["Attempt", "Difference", "Replay", "ReplayRules", "SendNow"]
 
 DEFAULT = AttemptOptions()
 _Slot = tuple[str, str]  # (owner, identity): what occurrences are counted by
@@ -46,13 +48,6 @@ class SendNow:
 
     call: Call
     record: Callable[[int, Any, str], Answer]
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A call that was sent by itself and got no answer: the network failed with ``error``."""
-
-    error: BaseException
 
 
 @dataclass(frozen=True)
@@ -81,8 +76,7 @@ class ReplayRules:
 class Replay:
     """What the attempts of one run share.
 
-    ``may_send`` is asked before a call is sent in real time; one that may not is parked. ``keep``
-    returns a finished request as it is kept, or None where it can only be sent in place.
+    ``may_send`` is asked before a call is sent in real time; one that may not is parked.
     """
 
     def __init__(
@@ -91,7 +85,6 @@ class Replay:
         memory: Memory,
         rules: ReplayRules,
         may_send: Callable[[Call], bool],
-        keep: Callable[[Outgoing], Outgoing | None],
     ) -> None:
         settings = context.settings
         self.store = context.store
@@ -102,10 +95,7 @@ class Replay:
         """Whether nothing at all may be sent: offline, or for an estimate."""
         self.lane = settings.stages[0].lane
         """How calls get their answers, unless their test says otherwise."""
-        self._keep = keep
-        self.kept: dict[str, Outgoing] = {}
-        """How each missing call can be sent by itself, where it can."""
-        self.failed: dict[str, BaseException] = {}
+        self.failed: dict[str, Fail] = {}
         """What the network failed with, for calls that got no answer by themselves."""
         self._in_place = settings.concurrency == 1
         self._urgent: frozenset[str] = frozenset()
@@ -158,7 +148,7 @@ class Replay:
         """Let tests send these missing calls themselves in the next pass: nobody else can."""
         self._urgent = frozenset(keys)
 
-    def goes_in_place(self, call: Call, options: AttemptOptions, kept: Outgoing | None) -> bool:
+    def goes_in_place(self, call: Call, options: AttemptOptions, kept: Kept | None) -> bool:
         """Whether a call is sent as its test makes it, although a batch could take it."""
         if options.realtime or call.key in self._urgent:
             return True
@@ -171,14 +161,7 @@ class Replay:
         """Whether an attempt that missed this call would get further now."""
         if self.has(call.key, call.owner) or call.key in self.failed or call.key in self._urgent:
             return True
-        return call.target.base_url in self.realtime_bases and call.key not in self.kept
-
-    def keep(self, call: MissingCall, kept: Outgoing | None) -> None:
-        """Keep how a missing call can be sent by itself."""
-        if kept is not None and call.key not in self.kept:
-            found = self._keep(kept)
-            if found is not None:
-                self.kept[call.key] = found
+        return call.target.base_url in self.realtime_bases and call.kept is None
 
     def key_owner(self, owner: str) -> str:
         """The owner as it enters the key of an answer."""
@@ -204,6 +187,8 @@ class Attempt:
         self.scope = owner
         """Who a call belongs to at this moment: the test, or the wide fixture being set up."""
         self.closed = False
+        self.discarded = False
+        """Whether something outside of it decided that it is not the real run."""
         self.parks = 0
         """How many calls were parked."""
         self.masked = 0
@@ -242,8 +227,8 @@ class Attempt:
         *,
         streamed: bool = False,
         now: bool = False,
-        kept: Outgoing | None = None,
-    ) -> Answer | SendNow | Failed | None:
+        kept: Kept | None = None,
+    ) -> Answer | SendNow | Fail | None:
         """Return the answer, or how to get it now, or None when the caller has to be parked.
 
         ``now`` marks a request that no batch can take. ``kept`` is how it can be sent later by
@@ -252,24 +237,25 @@ class Attempt:
         with self._lock:
             if self.closed:
                 return None
+            body, secrets = self.replay.store.secret_places.take(request.body)
+            request = dataclasses.replace(request, body=body, secrets=secrets)
             slot = (self.scope, request.identity)
             call = self._call(request, streamed, slot)
             live = self._goes_now(call, now, kept) and not self.replay.silent
             answer = self._answer(call, slot, live)
             if answer is not None:
                 return self._serve(call, answer, slot, caller)
-            error = self.replay.failed.get(self._bought_as(call))
-            if error is not None:
-                return Failed(error)
+            if failed := self.replay.failed.get(self._bought_as(call)):
+                return failed
             if live and self.replay.may_send(call):
                 return self._send_now(call, slot)
             self.parks += 1
             if not caller.parked:
-                self.replay.keep(self._record(call, slot, caller), kept)
+                self._record(call, slot, caller, kept)
             caller.park()
             return None
 
-    def _goes_now(self, call: Call, now: bool, kept: Outgoing | None) -> bool:
+    def _goes_now(self, call: Call, now: bool, kept: Kept | None) -> bool:
         replay = self.replay
         if now and not (kept is not None and replay.is_direct(self.options)):
             return True
@@ -306,7 +292,8 @@ class Attempt:
             caller.note_new_answer()
         self.used.append((slot[0], call, answer))
         # What is not to be on disk, nor in a report, the call has brought along.
-        return dataclasses.replace(answer, body=redaction.with_echo(answer.body, call.request.body))
+        body = redaction.with_echo(answer.body, call.request.body)
+        return dataclasses.replace(answer, body=with_secrets(body, call.request.secrets))
 
     def _twin(self, call: Call) -> Answer | None:
         """Return an unused answer whose request is equal but for generated identifiers."""
@@ -347,23 +334,24 @@ class Attempt:
         self.replay.memory.refresh.begin()
 
         def record(status: int, body: Any, request_id: str) -> Answer:
-            now = CLOCK.now()
+            now, store = CLOCK.now(), self.replay.store
             outcome = dialect_of(call.request.target).outcome(status, body)
             hidden = outcome.failed and is_success(status)
+            kept = store.secret_places.take_from_answer(body, call.request.secrets)
             answer = Answer(
-                call.key, status, body, "", request_id, now, now, failed=hidden, lane="realtime"
+                call.key, status, kept, "", request_id, now, now, failed=hidden, lane="realtime"
             )
-            self.replay.store.add_realtime(call, slot[0], answer)
+            store.add_realtime(call, slot[0], answer)
             with self._lock:
                 if not answer.ok:
                     self._resend[slot].append(call.occurrence)
                 self.asked.add(call.key)
                 self.used.append((slot[0], call, answer))
-            return answer
+            return dataclasses.replace(answer, body=body)
 
         return SendNow(call, record)
 
-    def _record(self, call: Call, slot: _Slot, caller: CallContext) -> MissingCall:
+    def _record(self, call: Call, slot: _Slot, caller: CallContext, kept: Kept | None) -> None:
         self._counts[slot] = call.occurrence + 1
         request, key = call.request, self._bought_as(call)
         if not caller.has_new_answers:
@@ -377,10 +365,11 @@ class Attempt:
             size=len(canonical_json(request.body).encode("utf-8", "surrogatepass")),
             inputs=dialect_of(request.target).inputs(request.body),
             options=self.options,
+            secrets=request.secrets,
+            kept=kept,
         )
         self.missing[key] = pending
         self.replay.store.spool(pending, request.body)
-        return pending
 
     def difference(self) -> Difference | None:
         """Return how this attempt strayed from what it had been answered, or None.

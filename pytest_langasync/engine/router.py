@@ -11,7 +11,8 @@ from urllib.parse import parse_qsl, urlsplit
 from pytest_langasync import providers
 from pytest_langasync.costs.ledger import Ledger
 from pytest_langasync.engine import payloads
-from pytest_langasync.engine.replay import Attempt, Failed, SendNow
+from pytest_langasync.engine.access import Access
+from pytest_langasync.engine.replay import Attempt, SendNow
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.wire import Decision, Fail, Park, Reply, Send, Wire
 from pytest_langasync.models import Answer, Request, Target, digest, is_success
@@ -49,12 +50,17 @@ class CallRouter:
     """
 
     def __init__(
-        self, concurrency: ConcurrencyTracker, ledger: Ledger, model_calls: ModelCalls
+        self,
+        concurrency: ConcurrencyTracker,
+        ledger: Ledger,
+        model_calls: ModelCalls,
+        access: Access,
     ) -> None:
         self.concurrency = concurrency
         self.ledger = ledger
         self.local_url = ""
         self._model_calls = model_calls
+        self._access = access
         every = (dialect for one in providers.providers() for dialect in one.dialects)
         self._ends = tuple(dict.fromkeys(end for dialect in every for end in dialect.ends))
 
@@ -77,12 +83,12 @@ class CallRouter:
             caller,
             streamed=call.streamed is not None,
             now=bool(call.why_now),
-            kept=wire.kept if call.may_be_kept else None,
+            kept=wire.kept if call.may_be_kept and request.target.credentials.network else None,
         )
         if outcome is None:
             return Park(f"{request.model or request.target.endpoint}: waiting for its batch")
-        if isinstance(outcome, Failed):
-            return Fail(outcome.error)
+        if isinstance(outcome, Fail):
+            return outcome
         if isinstance(outcome, SendNow):
             if call.why_now:
                 self.ledger.passed(urlsplit(request.target.base_url).netloc, call.why_now)
@@ -141,7 +147,7 @@ class CallRouter:
             called.base_url,
             called.endpoint,
             identity,
-            provider.credentials(headers, called.base_url),
+            self._access.remember(wire, called),
         )
         request = Request(target, called.dialect.strip_stream(body))
         rejected = provider.rejected(request)
@@ -154,7 +160,8 @@ class CallRouter:
         return providers.recognise(wire.url, wire.headers) if wire.method == "POST" else None
 
     def _real_time(self, order: SendNow, heard: _Heard) -> Send:
-        request, streamed = order.call.request, heard.streamed
+        # As it was heard: the one in the order lacks its secrets.
+        request, streamed = heard.request, heard.streamed
 
         def record(came: Reply) -> Reply:
             body = payloads.answer_body(came)

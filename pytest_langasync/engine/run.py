@@ -14,6 +14,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pytest_langasync import providers
+from pytest_langasync.cache.secret_places import SecretPlaces
 from pytest_langasync.cache.store import Store
 from pytest_langasync.config import CLOCK, Settings, suite_of
 from pytest_langasync.costs.ledger import Ledger
@@ -30,8 +31,8 @@ from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.interception.clients import Interceptor
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.forks import ForkGuard
-from pytest_langasync.interception.outgoing import Transports
 from pytest_langasync.interception.tracing import TraceBuffer
+from pytest_langasync.interception.transports import Transports
 from pytest_langasync.interception.wire import Reply
 from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.batcher import Batcher, Policy
@@ -79,6 +80,7 @@ class Run:
             settings.cache,
             redacted=None if settings.store_prompts else providers.echoed,
             started_at=self.started_at,
+            secret_places=SecretPlaces(settings.secret_places),
         )
         self.hosts = Hosts(front.local_url)
         self.context = RunContext(
@@ -102,7 +104,9 @@ class Run:
         self._placeholders: list[str] = []
         self._lacking, self._used = set[str](), set[str]()
         self.concurrency = ConcurrencyTracker(front.parked_type)
-        self._router = CallRouter(self.concurrency, self.ledger, ModelCalls(settings.model_calls))
+        self._router = CallRouter(
+            self.concurrency, self.ledger, ModelCalls(settings.model_calls), self.hosts.access
+        )
         self._forks = ForkGuard(self._router, self.concurrency, self.ledger.passed, settings.silent)
         self._interceptor = Interceptor(self._forks, self.concurrency)
         self._attempt: Attempt | None = None
@@ -128,9 +132,7 @@ class Run:
             providers.by_job_id(job_id)
         self.store.open()
         self.memory = Memory(self.context)
-        self.replay = Replay(
-            self.context, self.memory, rules or ReplayRules(), self._may_send, self._transports.keep
-        )
+        self.replay = Replay(self.context, self.memory, rules or ReplayRules(), self._may_send)
         self.batcher = Batcher(self.context, Policy.of(settings, self.started_at))
         self.direct = DirectLane(self.context, self._transmit)
         self._is_open = True
@@ -201,7 +203,7 @@ class Run:
             yield
         finally:
             self._attempt = None
-            if attempt.parked:
+            if attempt.parked or attempt.discarded:
                 self._traces.discard()
             else:
                 self._traces.commit()
@@ -313,11 +315,13 @@ class Run:
 
     def _transmit(self, call: MissingCall, content: bytes, patience: float | None) -> Reply:
         """Send a call the way that its client would have sent it."""
-        local = self.hosts.local_url
-        url = local + call.target.endpoint if local else ""
-        return self._transports.send(
-            self.replay.kept[call.key], content, patience=patience, url=url
-        )
+        local, kept = self.hosts.local_url, call.kept
+        assert kept is not None
+        if local:
+            url = local + call.target.endpoint
+            return self._transports.send(kept, content, None, patience=patience, url=url)
+        way = self.hosts.access.live(call.target.credentials)
+        return self._transports.send(kept, content, way, patience=patience)
 
     def has_flex(self, call: MissingCall) -> bool:
         """Whether a call may be tried in the flex tier, as far as is known."""

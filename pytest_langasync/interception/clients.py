@@ -90,7 +90,7 @@ class Interceptor:
             if isinstance(decision, Park):
                 raise self._concurrency.parked(decision.message)
             if isinstance(decision, Fail):
-                raise decision.again()
+                raise call.failure(decision)
             if isinstance(decision, Send):
                 with untouched():
                     came = call.send(decision)
@@ -110,7 +110,7 @@ class Interceptor:
                     await self._concurrency.hold()
                 raise self._concurrency.parked(decision.message)
             if isinstance(decision, Fail):
-                raise decision.again()
+                raise call.failure(decision)
             if isinstance(decision, Send):
                 with untouched():
                     came = await call.send(decision)

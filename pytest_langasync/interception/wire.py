@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from pytest_langasync.models import Kept, Network
 
 __all__ = [
     "AsyncLeafCall",
@@ -18,6 +19,7 @@ __all__ = [
     "Reply",
     "Router",
     "Send",
+    "Way",
     "Wire",
     "answers_itself",
     "is_untouched",
@@ -50,6 +52,14 @@ def is_untouched() -> bool:
 
 
 @dataclass(frozen=True)
+class Way:
+    """How a call reaches its host. ``tls`` is the client's ``SSLContext``, or None."""
+
+    network: Network
+    tls: Any = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class Wire:
     """A request as it was about to leave the process, with what auth flows and hooks added."""
 
@@ -58,8 +68,10 @@ class Wire:
     path: str
     headers: Mapping[str, str] = field(repr=False)
     content: bytes = field(repr=False)
-    kept: Any = field(default=None, repr=False)
-    """How it can be sent later (``outgoing.Outgoing``); None: at once or never."""
+    way: Callable[[], Way | None] = field(default=lambda: None, repr=False)
+    """Tells how it reaches its host, where that is known."""
+    kept: Kept | None = field(default=None, repr=False)
+    """What is needed to send it later, by its way; None: it can be sent at once only."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +111,11 @@ class Send:
 
 @dataclass(frozen=True)
 class Fail:
-    """Decision: it was sent already, and the network failed with this."""
+    """Decision: it was sent already, and the network failed: the caller sees it fail so."""
 
-    error: BaseException
-
-    def again(self) -> BaseException:
-        """Return the error as if it came now: an exception is raised with one traceback only."""
-        fresh = copy.copy(self.error)
-        fresh.__traceback__ = None
-        return fresh
+    kind: str
+    """The name of httpx's exception, such as ``ReadTimeout``."""
+    message: str
 
 
 Decision = Reply | Park | Send | Fail | None
@@ -136,6 +144,9 @@ class LeafCall(Protocol):
     def wire(self) -> Wire:
         """Return the request whole; its body is read where it was a stream."""
 
+    def way(self) -> Way | None:
+        """Return how the call reaches its host, or None where that is not known."""
+
     def pass_on(self) -> Any:
         """Return what the library itself makes of the call."""
 
@@ -144,6 +155,9 @@ class LeafCall(Protocol):
 
     def respond(self, reply: Reply) -> Any:
         """Return a genuine response of the library."""
+
+    def failure(self, failed: Fail) -> Exception:
+        """Return the library's own exception for what the network failed with."""
 
 
 class AsyncLeafCall(Protocol):
@@ -159,6 +173,9 @@ class AsyncLeafCall(Protocol):
     async def wire(self) -> Wire:
         """See ``LeafCall.wire``."""
 
+    def way(self) -> Way | None:
+        """See ``LeafCall.way``."""
+
     async def pass_on(self) -> Any:
         """See ``LeafCall.pass_on``."""
 
@@ -167,6 +184,9 @@ class AsyncLeafCall(Protocol):
 
     async def respond(self, reply: Reply) -> Any:
         """See ``LeafCall.respond``."""
+
+    def failure(self, failed: Fail) -> Exception:
+        """See ``LeafCall.failure``."""
 
 
 def answers_itself(function: Any, own: frozenset[str]) -> bool:

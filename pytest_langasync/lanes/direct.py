@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_langasync.cache.secret_places import with_secrets
 from pytest_langasync.interception.wire import Reply
 from pytest_langasync.lanes.limiter import Feedback, Limiter, feedback
 from pytest_langasync.models import (
@@ -61,7 +62,7 @@ class Outcome:
     """What became of a call: an answer on disk (all fields empty), or nothing."""
 
     call: MissingCall
-    error: BaseException | None = None
+    error: Exception | None = None
     """What the network failed with, which is for the call's test to see; or ``NoFlexError``."""
     fault: BaseException | None = None
     """What went wrong here: the answer could not be stored, say."""
@@ -106,7 +107,7 @@ class _Came:
     again: bool = False
     """Whether it is to be sent once more."""
     no_room: bool = False
-    error: BaseException | None = None
+    error: Exception | None = None
     fault: BaseException | None = None
 
 
@@ -278,13 +279,14 @@ class DirectLane:
 
     def _ask(self, sending: _Sending) -> _Came:
         call = sending.call
-        request = Request(call.target, self._context.store.spooled(call.key), call.model)
+        body = with_secrets(self._context.store.spooled(call.key), call.secrets)
+        request = Request(call.target, body, call.model)
         provider = self._context.lookup(call.target.provider)
         flex = sending.lane == "flex"
-        body = provider.in_flex(request) if flex else request.body
-        if body is None:
+        sent = provider.in_flex(request) if flex else request.body
+        if sent is None:
             return _Came(sending, Feedback(), error=NoFlexError(call.model))
-        content = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        content = json.dumps(sent, ensure_ascii=False, separators=(",", ":"))
         try:
             reply = self._transmit(
                 call, content.encode("utf-8", "surrogatepass"), FLEX_PATIENCE if flex else None
@@ -312,8 +314,9 @@ class DirectLane:
         now, call = self._context.clock(), sending.call
         request_id = reply.headers.get("x-request-id") or reply.headers.get("request-id") or ""
         hidden = outcome.failed and is_success(reply.status)
+        body = self._context.store.secret_places.take_from_answer(outcome.body, call.secrets)
         answer = Answer(
-            call.key, reply.status, outcome.body, "", request_id, now, now, failed=hidden,
+            call.key, reply.status, body, "", request_id, now, now, failed=hidden,
             lane=sending.lane,
         )  # fmt: skip
         self._context.store.add_direct(call, answer, retryable=outcome.retryable)

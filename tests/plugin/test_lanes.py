@@ -192,3 +192,12 @@ def test_mistakes(suite: Suite, args: list[str], told: str) -> None:
     suite.write(CHAIN)
     result = suite.plain(*args)
     assert result.ret == pytest.ExitCode.USAGE_ERROR and told in output(result)
+
+
+def test_workers_of_xdist_wait_together(suite: Suite, provider: Sandbox) -> None:
+    suite.write(MANY + CHAIN)
+    faults(provider, {"count": 0, "delay": 0.1})
+    result = suite.plain("--langasync-realtime", "-n2")
+    assert verdict(result) == {"passed": 21}
+    assert "sending realtime-1 openai gpt-4o-mini 21 requests" in output(result)
+    assert len(provider.ledger()) == 22

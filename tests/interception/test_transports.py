@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 import threading
 from collections.abc import Iterator
 from types import ModuleType
@@ -15,7 +14,10 @@ import httpx2
 import pytest
 from support.loopback import Loopback, Say, loopback
 
-from pytest_langasync.interception.outgoing import Outgoing, Transports, outgoing
+from pytest_langasync.interception.httpx_leaf import AsyncHttpxCall, HttpxCall
+from pytest_langasync.interception.transports import Transports
+from pytest_langasync.interception.wire import Fail, Wire
+from pytest_langasync.models import Credentials
 
 BODY = b'{"model": "m"}'
 
@@ -34,11 +36,20 @@ def transports() -> Iterator[Transports]:
     opened.close()
 
 
-def kept(library: ModuleType, client: Any, url: str, *, target: str = "") -> Outgoing | None:
-    """Return what the leaf of this client would keep of a POST."""
+def leaf(library: ModuleType, client: Any, url: str) -> HttpxCall | AsyncHttpxCall:
     request = client.build_request("POST", url, headers={"authorization": "Bearer k"}, content=b"x")
-    transport = client._transport_for_url(request.url)
-    return outgoing(library, transport, request)
+    kind = AsyncHttpxCall if hasattr(client, "aclose") else HttpxCall
+    return kind(library, None, client._transport_for_url(request.url), request)
+
+
+def wire(library: ModuleType, client: Any, url: str) -> Wire:
+    """Return what the leaf of this client tells of a POST."""
+    return leaf(library, client, url)._wire(b"x")
+
+
+def way(found: Wire) -> Credentials:
+    told = found.way()
+    return Credentials({}, network=told.network if told else None)
 
 
 @pytest.mark.parametrize("library", [httpx, httpx2])
@@ -47,15 +58,14 @@ def test_sent_from_another_thread_after_the_client_was_closed(
     library: ModuleType, kind: str, server: Loopback, transports: Transports
 ) -> None:
     client = getattr(library, kind)()
-    url = f"{server.url}/v1/chat/completions?api-version=3"
-    found = kept(library, client, url)
-    assert found is not None
-    found = transports.keep(found)
+    found = wire(library, client, f"{server.url}/v1/chat/completions?api-version=3")
+    assert found.kept is not None
     client.close() if kind == "Client" else asyncio.run(client.aclose())
     replies = []
 
     def send() -> None:
-        replies.append(transports.send(found, BODY))
+        assert found.kept is not None
+        replies.append(transports.send(found.kept, BODY, way(found)))
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -70,41 +80,29 @@ def test_sent_from_another_thread_after_the_client_was_closed(
 def test_through_the_clients_proxy(server: Loopback, transports: Transports) -> None:
     server.on("POST http://model.test/v1/chat/completions", Say({"answer": 2}))
     client = httpx2.AsyncClient(proxy=f"http://me:secret@{server.url.removeprefix('http://')}")
-    found = kept(httpx2, client, "http://model.test/v1/chat/completions")
-    assert found is not None
-    reply = transports.send(transports.keep(found), BODY)
+    found = wire(httpx2, client, "http://model.test/v1/chat/completions")
+    assert found.kept is not None
+    reply = transports.send(found.kept, BODY, way(found))
     assert json.loads(reply.content) == {"answer": 2}
     assert server.seen[0].headers["proxy-authorization"].startswith("Basic ")
     there = f"{server.url}/v1/chat/completions"
-    assert json.loads(transports.send(found, BODY, url=there).content) == {"answer": 1}
+    assert json.loads(transports.send(found.kept, BODY, None, url=there).content) == {"answer": 1}
     assert "proxy-authorization" not in server.seen[1].headers, "sent past the proxy"
 
 
 def test_a_time_out_is_the_clients_own(server: Loopback, transports: Transports) -> None:
     server.on("POST /v1/chat/completions", Say(fault="hang"))
-    found = kept(httpx2, httpx2.Client(timeout=0.05), f"{server.url}/v1/chat/completions")
-    assert found is not None
-    with pytest.raises(httpx2.ReadTimeout):
-        transports.send(transports.keep(found), BODY)
+    call = leaf(httpx2, httpx2.Client(timeout=0.05), f"{server.url}/v1/chat/completions")
+    found = call._wire(b"x")
+    assert found.kept is not None
+    with pytest.raises(httpx.ReadTimeout) as failed:
+        transports.send(found.kept, BODY, way(found))
+    error = call.failure(Fail(type(failed.value).__name__, str(failed.value)))
+    assert type(error) is httpx2.ReadTimeout, "the caller's library is another one than ours"
     server.stop.set()
 
 
-def test_tls_contexts_that_are_alike_are_kept_once(transports: Transports) -> None:
-    url = "https://model.test/v1/chat/completions"
-    clients = [httpx2.Client(), httpx2.AsyncClient(), httpx2.Client(verify=False)]
-    found = [transports.keep(one) for client in clients if (one := kept(httpx2, client, url))]
-    contexts: list[ssl.SSLContext] = [one.made_of["ssl_context"] for one in found]
-    assert contexts[0] is contexts[1] and contexts[2] is not contexts[0]
-    other = kept(httpx2, clients[0], "https://gateway.test/v1/chat/completions")
-    assert other is not None and transports.keep(other).way != found[0].way
-
-
-def test_a_transport_of_its_own_is_not_kept() -> None:
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(200)
-
-    url = "https://model.test/v1/chat/completions"
-    assert kept(httpx2, httpx2.Client(transport=httpx2.MockTransport(answer)), url) is None
+def test_a_network_of_its_own_is_not_kept() -> None:
     client = httpx2.Client()
     client._transport._pool._network_backend = object()
-    assert kept(httpx2, client, url) is None
+    assert wire(httpx2, client, "https://model.test/v1/chat/completions").kept is None
