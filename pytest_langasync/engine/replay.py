@@ -166,6 +166,9 @@ class Attempt:
         self.closed = False
         self.parks = 0
         """How many calls were parked."""
+        self.cut_short = False
+        """Whether something of it was ended before it came to its own calls: see ``difference``."""
+        self._claimed_new = False
         self.masked = 0
         self.missing: dict[str, MissingCall] = {}
         self.used: list[tuple[str, Call, Answer]] = []
@@ -263,6 +266,7 @@ class Attempt:
         self.replay.served.add(answer.key)
         if answer.key in self.replay.new_since_last_attempt.get(self.scope, ()):
             caller.note_new_answer()
+            self._claimed_new = True
         self.used.append((slot[0], call, answer))
         # What is not to be on disk, nor in a report, the call has brought along.
         return dataclasses.replace(answer, body=redaction.with_echo(answer.body, call.request.body))
@@ -341,7 +345,12 @@ class Attempt:
 
         It strayed when it left a bought answer unused and made a new call that did not depend on
         any answer new to it: a reproducible test would have made that call in an earlier attempt.
+        Where several workers share a queue, each attempt is cut short when the first of them are
+        parked, and which calls it came to by then is chance: one that used new answers is not
+        compared.
         """
+        if self.cut_short and self._claimed_new:
+            return None
         replay = self.replay
         for owner, key in self._evidence.items():
             unused = [

@@ -196,12 +196,13 @@ class Session:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, T, T]:
-        return (yield from self._phase(item))
+        return (yield from self._phase(item, gently=True))
 
-    def _phase(self, item: pytest.Item) -> Generator[None, T, T]:
+    def _phase(self, item: pytest.Item, *, gently: bool = False) -> Generator[None, T, T]:
         """Turn a park into a cheap outcome: a failure report with its traceback costs a second."""
         try:
-            result = yield
+            with self.engine.concurrency.interruptible(self.attempt, gently=gently):
+                result = yield
         except KeyboardInterrupt:
             raise
         except BaseException as exception:
