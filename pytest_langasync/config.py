@@ -1,26 +1,57 @@
 """What can be set, and what this run was told: the table of options, and one frozen ``Settings``.
 
-``plugin`` registers the table with pytest; ``--help`` and the docs print it. Nothing is read when
-this module is imported: ``settings_from`` is called once for each run.
+``plugin`` registers the table with pytest; ``--help`` and the docs print it. No setting is read
+when this module is imported: ``settings_from`` is called once for each run. The run's own clock is
+here, since this module is imported before any test can freeze the time.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_langasync.exceptions import ConfigurationError
 
-__all__ = ["OPTIONS", "PREFIX", "Option", "Settings", "duration", "settings_from", "suite_of"]
+__all__ = [
+    "CLOCK", "OPTIONS", "PREFIX", "Clock", "Option", "Settings", "duration", "settings_from",
+    "suite_of",
+]  # fmt: skip
 
 PREFIX = "langasync_"
 REPORTS = (".json", ".md", ".html")
 """What a report's name ends in says what it is."""
+
+
+class Clock:
+    """The run's own time, which no test freezes and no setting of the machine's clock touches.
+
+    freezegun replaces ``time.time`` and ``time.monotonic`` where modules hold them as attributes,
+    time-machine replaces what they do; both leave ``clock_gettime`` of a steady clock alone
+    (``tests/cache/test_clock.py`` would notice). Such a clock also goes on while a laptop sleeps.
+    """
+
+    def __init__(self) -> None:
+        self.timer: Callable[[], float] = time.monotonic
+        """Returns seconds, for intervals."""
+        for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"):
+            if hasattr(time, name):
+                self.timer = partial(time.clock_gettime, getattr(time, name))
+                break
+        self._start = time.time() - self.timer()
+
+    def now(self) -> float:
+        """Return seconds since the epoch."""
+        return self._start + self.timer()
+
+
+CLOCK = Clock()
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
@@ -98,6 +129,14 @@ def _reports(text: str) -> tuple[str, ...]:
     return names
 
 
+def _patterns(text: str) -> tuple[str, ...]:
+    found = tuple(text.replace(",", " ").split())
+    for one in found:
+        if "://" in one or not one.removeprefix("!").partition("/")[1]:
+            raise ConfigurationError(f"{one!r} is not HOST/PATH, such as llm.internal/v1/*")
+    return found
+
+
 def _choice(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
@@ -160,6 +199,14 @@ OPTIONS: tuple[Option, ...] = (
         "resume",
         "attach to this job (several with commas; or the last one) and go on",
         "JOB_ID|last",
+    ),
+    Option(
+        "adopt",
+        "use answers that the provider has of this suite and the cache does not, where they were "
+        "bought at most so long ago (default 1d; 0 looks for none)",
+        "DURATION",
+        duration,
+        ini=True,
     ),
     Option("offline", "answer from the cache alone: no network, no key"),
     Option("realtime", "send now, at list price, but record, price and cache"),
@@ -262,6 +309,15 @@ OPTIONS: tuple[Option, ...] = (
         cli=False,
     ),
     Option(
+        "model_calls",
+        "HOST/PATH of further calls to models, to be recorded and replayed, with wildcards and "
+        "apart by spaces; those that begin with ! are left alone",
+        "PATTERNS",
+        _patterns,
+        ini=True,
+        cli=False,
+    ),
+    Option(
         "match_generated_ids",
         "whether a stored answer may serve a request that differs only in generated identifiers "
         "(default true)",
@@ -288,6 +344,7 @@ class Settings:
     on_timeout: str = "defer"
     realtime_under: int = 0
     resume: str = ""
+    adopt: float = 86400.0
     offline: bool = False
     realtime: bool = False
     refresh: bool = False
@@ -309,6 +366,7 @@ class Settings:
     samples: str = "per-test"
     store_prompts: bool = True
     match_generated_ids: bool = True
+    model_calls: tuple[str, ...] = ()
 
     @property
     def active(self) -> bool:

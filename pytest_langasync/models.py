@@ -62,11 +62,13 @@ Headers = tuple[tuple[str, str], ...]
 class Credentials:
     """What lets a request in at its provider: held in memory, never stored, never shown.
 
-    ``headers`` are those of the intercepted request that concern the account (authorization,
-    organisation, project, workspace, a gateway's own headers), in lower case.
+    ``headers`` are those of the intercepted request that tell whose account it is charged to;
+    ``others`` it carried besides, and go along: a header that differs for each call must not make
+    an account, and so a job, for each. All names are in lower case.
     """
 
     headers: Mapping[str, str] = field(repr=False)
+    others: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def account(self) -> str:
@@ -107,6 +109,8 @@ class Request:
 
     target: Target
     body: Mapping[str, Any] = field(repr=False)
+    model_in_path: str = field(default="", compare=False)
+    """The model, where the endpoint names it and not the body."""
 
     @cached_property
     def identity(self) -> str:
@@ -116,8 +120,8 @@ class Request:
 
     @property
     def model(self) -> str:
-        """The model asked for, or an empty string where the body names none."""
-        model = self.body.get("model", "")
+        """The model asked for, or an empty string where nothing names one."""
+        model = self.body.get("model") or self.model_in_path
         return model if isinstance(model, str) else ""
 
 
@@ -154,6 +158,8 @@ class Answer:
     request_id: str = ""
     bought_at: float = 0.0
     received_at: float = 0.0
+    foreign: bool = False
+    """Whether another run, or another cache, paid for it."""
 
     @property
     def ok(self) -> bool:
@@ -195,6 +201,11 @@ class JobStatus:
     """Seconds that the provider asks to wait before the next poll."""
     output_refs: tuple[str, ...] = ()
     """Where the rows can be read: file IDs or a URL."""
+    input_ref: str = ""
+    """The uploaded input file, where the provider has one."""
+    nonce: str = ""
+    """What the batch's metadata says about its submission and its suite, where it can carry any."""
+    suite: str = ""
 
 
 @dataclass(frozen=True)
@@ -234,8 +245,19 @@ class Job:
     answers: int = 0
     """How many results were stored when it ended."""
     files: str = ""
-    """What became of its files at the provider: ``deleted``, ``not found``; empty while they are
-    left alone."""
+    """What became of its files at the provider: ``deleted``, ``not found``, ``not ours``; empty
+    while they are left alone."""
+    adopted: bool = False
+    """Whether it was found at the provider: another cache had it made, or this one in a state that
+    is lost."""
+    run: str = ""
+    """The run that submitted it."""
+    collected_by: str = ""
+    """The run in whose books its answers are paid."""
+    folder: str = ""
+    """A digest of the cache's path where it was submitted: a copy of that cache is another one."""
+    machine: str = ""
+    """A digest of the machine's name there."""
 
     @property
     def host(self) -> tuple[str, str]:
@@ -327,6 +349,8 @@ class MissingCall:
 EventKind = Literal[
     "gathered",
     "changed",
+    "adopted",
+    "left",
     "uploading",
     "submitted",
     "attached",

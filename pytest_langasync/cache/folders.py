@@ -7,14 +7,17 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_langasync.cache import files, records
 from pytest_langasync.cache.records import OwnerState
 from pytest_langasync.exceptions import CacheError
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 VERSION = 1
-INSIDE = ("chains", "intents", "jobs", "provider", "realtime", "runs", "sandbox", "texts")
+INSIDE = ("chains", "intents", "jobs", "live", "provider", "realtime", "runs", "sandbox", "texts")
 """The folders that a cache may hold."""
 
 
@@ -109,6 +112,53 @@ class Folders:
                 if entry.is_dir():
                     found.append(Path(entry.path))
         return sorted(found)
+
+
+class LiveRuns:
+    """Which runs are at work: each holds a lock in ``live`` that dies with its process."""
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders = folders
+        self._own: BaseFileLock | None = None
+
+    def _path(self, run: str) -> Path:
+        return self._folders.root / "live" / f"{files.safe_name(run)}.lock"
+
+    def begin(self, run: str) -> None:
+        """Say that a run is at work, until ``end``. Raises ``CacheError``."""
+        from filelock import FileLock, Timeout
+
+        if self._own is None and run:
+            self._folders.dir("live")
+            lock = FileLock(self._path(run), mode=0o600)
+            # A second process of the same run need not hold it, too.
+            with files.writing(self._path(run)), contextlib.suppress(Timeout):
+                lock.acquire(timeout=0)
+                self._own = lock
+
+    def alive(self, run: str) -> bool:
+        """Return whether a run is at work in another process of this machine."""
+        from filelock import FileLock, Timeout
+
+        path = self._path(run)
+        if not run or not path.exists() or path.is_symlink():
+            return False
+        try:
+            with FileLock(path, timeout=0, mode=0o600):
+                path.unlink(missing_ok=True)
+        except Timeout:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def end(self) -> None:
+        """Say that the run is over."""
+        if self._own is not None:
+            with contextlib.suppress(OSError):
+                Path(self._own.lock_file).unlink(missing_ok=True)
+            self._own.release()
+            self._own = None
 
 
 class Owners:

@@ -36,9 +36,11 @@ class Entry:
 class Index:
     """Answers by key. Bodies stay on disk; heads are read once per file."""
 
-    def __init__(self, report: Callable[[str], None]) -> None:
+    def __init__(self, report: Callable[[str], None], present: Callable[[float], float]) -> None:
+        """``present`` returns a time that was stored, or an earlier one where it is to come."""
         self._entries: dict[str, Entry] = {}
         self._report = report
+        self._present = present
 
     def get(self, key: str) -> Entry | None:
         """Return the newest entry of a key."""
@@ -58,9 +60,8 @@ class Index:
                 continue
             whole += 1
             head, key = line.head, line.head.key
-            entry = Entry(
-                file, line.offset, line.length, head.status, head.retryable, head.received_at
-            )
+            received_at = self._present(head.received_at)
+            entry = Entry(file, line.offset, line.length, head.status, head.retryable, received_at)
             if key not in found or (entry.ok and not found[key].ok):
                 found[key] = entry
         if damaged and not (growing and damaged == 1 and files.ends_torn(file.path)):
@@ -98,6 +99,7 @@ class Index:
             request_id=head.request_id,
             bought_at=entry.age[0],
             received_at=entry.received_at,
+            foreign=entry.file.foreign,
         )
 
 

@@ -54,6 +54,31 @@ class Intent:
     suite: str = ""
     retry_of: str = ""
     depth: int = 0
+    run: str = ""
+    folder: str = ""
+    machine: str = ""
+
+    def job(self, job_id: str, input_ref: str) -> Job:
+        """Return the job that it has become."""
+        return Job(
+            id=job_id,
+            provider=self.meta.provider,
+            base_url=self.meta.base_url,
+            endpoint=self.meta.endpoint,
+            model=self.meta.model,
+            headers=self.meta.headers,
+            nonce=self.nonce,
+            # Our own clock, so that it can be compared with the beginning of a run.
+            created_at=self.created_at,
+            requests=self.count,
+            input_ref=input_ref,
+            suite=self.suite,
+            retry_of=self.retry_of,
+            depth=self.depth,
+            run=self.run,
+            folder=self.folder,
+            machine=self.machine,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +161,8 @@ class ResultFile:
     path: Path
     job_id: str
     bought_at: float
+    foreign: bool = False
+    """Whether another run, or another cache, paid for them."""
 
 
 _JOB = TypeAdapter(Job)
@@ -144,7 +171,8 @@ _OWNERS = TypeAdapter(dict[str, OwnerState])
 _REQUEST = TypeAdapter(RequestHead)
 _RESULT = TypeAdapter(ResultHead)
 _SOMETIMES = (
-    "suite", "retry_of", "depth", "not_found", "answers", "files"
+    "suite", "retry_of", "depth", "not_found", "answers", "files", "adopted", "run",
+    "collected_by", "folder", "machine",
 )  # fmt: skip
 """Fields that layout 1 keeps in ``metadata``."""
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import secrets
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pytest_langasync.cache import files, records
-from pytest_langasync.cache.folders import Folders, History, Owners
+from pytest_langasync.cache.folders import Folders, History, LiveRuns, Owners
 from pytest_langasync.cache.index import Entry, Index, merge
 from pytest_langasync.cache.intents import Intents
 from pytest_langasync.cache.records import (
@@ -25,6 +25,7 @@ from pytest_langasync.cache.records import (
 )
 from pytest_langasync.cache.requests import Echoed, Requests, StoredRequest
 from pytest_langasync.cache.spool import Spool
+from pytest_langasync.config import CLOCK
 from pytest_langasync.exceptions import CacheError
 from pytest_langasync.models import (
     Answer,
@@ -33,6 +34,7 @@ from pytest_langasync.models import (
     JobState,
     MissingCall,
     ResultRow,
+    digest,
     make_custom_id,
     split_custom_id,
 )
@@ -42,12 +44,15 @@ __all__ = [
 ]  # fmt: skip
 
 REALTIME_NONCE = "realtime"
+AHEAD = 60.0
+"""Seconds by which the clocks of two processes may differ."""
 
 
 class Store:
     """Answers, jobs and submissions under one directory, shared by any number of processes.
 
-    ``clock`` returns seconds since the epoch. With ``redacted`` only digests of requests are kept,
+    ``clock`` returns seconds since the epoch; ``started_at`` is when the run began of which this
+    process is a part, where it is part of one. With ``redacted`` only digests of requests are kept,
     and of answers not what they repeat: it names what that may be. Every writing method raises
     ``CacheError``. Methods may be called from several threads; ``lock`` belongs to the thread that
     takes it.
@@ -57,10 +62,16 @@ class Store:
         self,
         root: Path,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = CLOCK.now,
         redacted: Echoed | None = None,
+        started_at: float = 0.0,
     ) -> None:
         self.root = root
+        self.run = f"{round(started_at * 1e6):x}" if started_at else ""
+        """Names the run: the same in all its processes, another for every other run."""
+        self._started_at = started_at
+        self._folder = digest(str(root.resolve()))[:16]
+        self._machine = digest(platform.node())[:16]
         self._folders = Folders(root)
         self.intents = Intents(self._folders)
         self.owners = Owners(self._folders)
@@ -68,7 +79,8 @@ class Store:
         self._clock = clock
         self._guard = threading.RLock()
         self._spool = Spool()
-        self._index = Index(self._folders.report)
+        self._live = LiveRuns(self._folders)
+        self._index = Index(self._folders.report, self._present)
         self._jobs: dict[str, Job] = {}
         self._seen: dict[Path, object] = {}
         self._in_flight: dict[str, str] = {}
@@ -77,7 +89,7 @@ class Store:
         self._lost: set[Path] = set()
         """Folders of jobs that cannot be read."""
         self._requests = Requests(self._folders, redacted=redacted)
-        self._realtime = root / "realtime" / secrets.token_hex(6)
+        self._realtime = root / "realtime" / f"{self.run}-{secrets.token_hex(6)}".lstrip("-")
         self._submit_lock: Any = None
 
     @property
@@ -108,7 +120,9 @@ class Store:
             for folder in self._folders.inside("realtime"):
                 path = folder / "results.jsonl"
                 if self._changed(path, files.signature(path)):
-                    self._index.load(ResultFile(path, "", 0.0), growing=True)
+                    run = folder.name.rpartition("-")[0]
+                    file = ResultFile(path, "", 0.0, foreign=run not in ("", self.run))
+                    self._index.load(file, growing=True)
                     self._requests.forget()
 
     def answer(self, key: str) -> Answer | None:
@@ -162,6 +176,7 @@ class Store:
     def close(self) -> None:
         """Release what is held in memory and in temporary files."""
         self._spool.close()
+        self._live.end()
 
     # Submitting
 
@@ -201,9 +216,15 @@ class Store:
                 files.write_twice(path, files.read_either(path, dict, self._folders.report))
             self._load_job(path.parent)
 
-    def write_intent(self, intent: Intent, missing_calls: Iterable[MissingCall]) -> None:
-        """Note a submission durably, with its requests taken from the spool."""
+    def write_intent(self, intent: Intent, missing_calls: Iterable[MissingCall]) -> Intent:
+        """Note a submission durably, with its requests taken from the spool.
+
+        Returns it with what tells whose it is.
+        """
+        self._live.begin(self.run)
+        intent = replace(intent, run=self.run, folder=self._folder, machine=self._machine)
         self.intents.write(intent, self._requests.lines(intent.nonce, missing_calls, self.spooled))
+        return intent
 
     def open_submissions(self) -> list[Intent]:
         """Return the submissions whose outcome is open.
@@ -246,6 +267,7 @@ class Store:
 
     def adopt(self, job: Job, custom_ids: Iterable[str] | None = None) -> Job:
         """Take in a job known by its ID; ``custom_ids`` are its requests where they are known."""
+        job = replace(job, adopted=True)
         folder = self._folders.job_dir(job.id)
         # What a damaged job was known to have asked tells more than the provider can.
         if custom_ids is not None and not (folder / "requests.jsonl").exists():
@@ -289,9 +311,36 @@ class Store:
         ended = replace(
             job, state=state, word=word, reason=reason, answers=answers,
             ended_at=job.ended_at or now,
+            collected_by=job.collected_by or self._payer(job),
         )  # fmt: skip
         self.update_job(ended)
         return replace(self.outcome(job.id), unknown=unknown)
+
+    def _payer(self, job: Job) -> str:
+        """Return the run in whose books a job is paid that is being collected now.
+
+        It is the run that submitted it while that is at work: this one has attached to its job.
+        """
+        return job.run if job.run != self.run and self._live.alive(job.run) else self.run
+
+    def _foreign(self, job: Job) -> bool:
+        """Return whether another run, or another cache, pays for a job."""
+        elsewhere = job.adopted or job.folder not in ("", self._folder)
+        return elsewhere or job.collected_by not in ("", self.run)
+
+    def submitted_here(self, job: Job) -> bool:
+        """Return whether this very cache submitted a job, not one of which it is a copy."""
+        return not job.adopted and (job.folder, job.machine) == (self._folder, self._machine)
+
+    def _present(self, moment: float) -> float:
+        """Return a moment that was stored, or the beginning of the run where it is to come."""
+        if moment <= self._clock() + AHEAD:
+            return moment
+        self._folders.report(
+            f"{self.root}: answers are dated in the future (this machine's clock was ahead then, "
+            "or is behind now): they count as bought just before this run"
+        )
+        return (self._started_at or self._clock()) - 0.001
 
     def outcome(self, job_id: str) -> Finished:
         """Return the account of a job from what is stored. Raises ``KeyError``."""
@@ -426,7 +475,8 @@ class Store:
                 self._index.load(ResultFile(folder / "results.jsonl", folder.name, 0.0))
                 return
             results = folder / "results.jsonl"
-            whole = self._index.load(ResultFile(results, job.id, job.created_at))
+            bought_at = self._present(job.created_at)
+            whole = self._index.load(ResultFile(results, job.id, bought_at, self._foreign(job)))
             if job.state is JobState.ENDED and whole < job.answers:
                 gone = job.files == "deleted"
                 again = "bought" if gone else "collected"

@@ -9,9 +9,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_langasync.chains.invoke import Invoker
 from pytest_langasync.chains.job import BatchJob
 from pytest_langasync.chains.records import JobRecord, load_record, load_records, new_record
-from pytest_langasync.chains.runner import Runner, input_names
+from pytest_langasync.chains.runner import Listener, Runner
 from pytest_langasync.config import Settings
 from pytest_langasync.costs.prices import Estimate, add_estimates
 from pytest_langasync.exceptions import ConfigurationError
@@ -145,10 +146,9 @@ class WrappedChain:
         """
         settings = _changed(self._settings, estimate=True)
         record = new_record(self.name, _checked(inputs))
-        runner = Runner(
-            self.chain, settings, since=record.created_at, names=input_names(inputs, record.id),
-            owner=record.id, sandbox_reply=self._sandbox_reply,
-        )  # fmt: skip
+        listener = Listener(sandbox_reply=self._sandbox_reply)
+        runner = Runner(Invoker(self.chain), inputs, record, settings, listener)
+        runner.open(record)
         missing: dict[str, MissingCall] = {}
         try:
             with runner.catching():
@@ -156,9 +156,7 @@ class WrappedChain:
                     given = config[index] if isinstance(config, list) else config
                     outcome = runner.attempt(index, value, given, AttemptOptions())
                     missing |= {pending.key: pending for pending in outcome.missing}
-            estimates = runner.engine.budget.estimates(
-                missing.values(), output_tokens=output_tokens
-            )
+            estimates = runner.run.budget.estimates(missing.values(), output_tokens=output_tokens)
             return CostEstimate(add_estimates(estimate for _, estimate in estimates))
         finally:
             runner.close()

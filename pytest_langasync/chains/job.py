@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
+from pytest_langasync.chains.invoke import Invoker
 from pytest_langasync.chains.monitor import active_monitors
 from pytest_langasync.chains.passes import Work
 from pytest_langasync.chains.records import JobRecord
-from pytest_langasync.config import Settings
+from pytest_langasync.chains.runner import Listener
+from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.costs.ledger import Summary
 from pytest_langasync.exceptions import JobPendingError
 from pytest_langasync.models import Event
@@ -47,17 +48,9 @@ class BatchJob:
     ) -> None:
         self._listeners = [on_event] if on_event else []
         self._tick: Callable[[], None] = lambda: None
-        self._work = Work(
-            target,
-            inputs,
-            record,
-            settings,
-            notify=self._event,
-            tick=lambda: self._tick(),
-            config=config,
-            asynchronous=asynchronous,
-            sandbox_reply=sandbox_reply,
-        )
+        listener = Listener(self._event, lambda: self._tick(), sandbox_reply)
+        chain = Invoker(target, asynchronous=asynchronous)
+        self._work = Work(chain, inputs, record, settings, listener, config)
         self._return_exceptions = return_exceptions
         self._poll_interval = settings.poll_interval
         self._first_look = 0.02 if settings.sandbox else FIRST_LOOK
@@ -129,10 +122,10 @@ class BatchJob:
             ProviderError: the provider cannot be reached. The job goes on there.
         """
         with self._lock:
-            if self.status != "completed" and time.monotonic() >= self._look_at:
+            if self.status != "completed" and CLOCK.timer() >= self._look_at:
                 self._work.advance(0.0)
-                pause = max(self._first_look, 0.1 * (time.time() - self._work.record.created_at))
-                self._look_at = time.monotonic() + min(pause, self._poll_interval)
+                pause = max(self._first_look, 0.1 * (CLOCK.now() - self._work.record.created_at))
+                self._look_at = CLOCK.timer() + min(pause, self._poll_interval)
             return self.status
 
     def get_results(self, *, return_exceptions: bool | None = None) -> list[Any]:
@@ -177,12 +170,12 @@ class BatchJob:
             TimeoutError: the time is over. The job goes on at the provider.
             ConfigurationError, ProviderError: as ``get_status``.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else CLOCK.timer() + timeout
         with self._lock, self._watched(on_event, progress):
             while self.status != "completed":
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                left = None if deadline is None else max(0.0, deadline - CLOCK.timer())
                 self._work.advance(left)
-                if deadline is not None and time.monotonic() >= deadline:
+                if deadline is not None and CLOCK.timer() >= deadline:
                     break
             if self.status != "completed":
                 raise TimeoutError(
@@ -231,7 +224,7 @@ class BatchJob:
     async def await_results(self, *, return_exceptions: bool | None = None) -> list[Any]:
         """``wait`` without blocking the event loop; ``await job`` does the same."""
         while await self.aget_status() != "completed":
-            await asyncio.sleep(max(0.01, self._look_at - time.monotonic()))
+            await asyncio.sleep(max(0.01, self._look_at - CLOCK.timer()))
         return await self.aget_results(return_exceptions=return_exceptions)
 
     def __await__(self) -> Generator[Any, None, list[Any]]:

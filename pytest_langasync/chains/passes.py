@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pytest_langasync.cache.store import Store
+from pytest_langasync.chains.invoke import Invoker
 from pytest_langasync.chains.records import JobRecord
-from pytest_langasync.chains.runner import Outcome, Runner, input_names
-from pytest_langasync.config import Settings
-from pytest_langasync.costs.ledger import Ledger, Summary
-from pytest_langasync.costs.prices import PriceBook
+from pytest_langasync.chains.runner import Listener, Outcome, Runner
+from pytest_langasync.config import CLOCK, Settings
+from pytest_langasync.costs.ledger import Summary
 from pytest_langasync.exceptions import CacheError, ConfigurationError, ProviderError
 from pytest_langasync.interception.event_loop import aside
 from pytest_langasync.models import AttemptOptions, Event
@@ -25,23 +24,16 @@ EMPTY_WAITS = 3
 
 
 class Work:
-    """Inputs, what became of each, and what is done about those that wait. One thread at a time.
-
-    ``notify`` gets the events of batches, ``tick`` is called before each pause.
-    """
+    """Inputs, what became of each, and what is done about those that wait. One thread at a time."""
 
     def __init__(
         self,
-        target: Any,
+        chain: Invoker,
         inputs: Sequence[Any],
         record: JobRecord,
         settings: Settings,
-        *,
-        notify: Callable[[Event], None],
-        tick: Callable[[], None],
+        listener: Listener,
         config: Any = None,
-        asynchronous: bool = False,
-        sandbox_reply: Callable[[Any], Any] | None = None,
     ) -> None:
         self.record = record
         self.inputs = list(inputs)
@@ -51,14 +43,11 @@ class Work:
             raise ConfigurationError(
                 f"{len(self._configs)} configs were given for {len(self.inputs)} inputs"
             )
-        self._target = target
         self._settings = settings
-        self._notify = notify
-        self._tick = tick
-        self._asynchronous = asynchronous
-        self._sandbox_reply = sandbox_reply
-        self._ledger = Ledger(record.created_at, PriceBook())
-        self._runner: Runner | None = None
+        self._notify = listener.notify
+        heard = replace(listener, notify=self._event)
+        self._runner = Runner(chain, self.inputs, record, settings, heard)
+        self._is_open = False
         self._empty = 0
         self._attached = False
 
@@ -74,11 +63,7 @@ class Work:
 
     def summary(self) -> Summary:
         """Return what was done and paid so far."""
-        total = Ledger(self.record.created_at, PriceBook())
-        total.merge(self._ledger.as_dict())
-        if self._runner is not None:
-            total.merge(self._runner.engine.ledger.as_dict())
-        return total.summary()
+        return self._runner.run.ledger.summary()
 
     def start(self) -> None:
         """Run every input for the first time, and send what is missing. ``submit_batch`` calls it.
@@ -115,7 +100,7 @@ class Work:
         self.outcomes = {i: Outcome(parked=True) for i in range(len(self.inputs))}
         aside(lambda: self._run(runner, list(self.outcomes)))
         missing = [p for o in self.outcomes.values() for p in o.missing]
-        runner.engine.attach(provider_job, missing)
+        runner.run.attach(provider_job, missing)
         self._attached = True
 
     def recall(self) -> None:
@@ -129,7 +114,7 @@ class Work:
             self.start()
         if self.completed:
             return
-        over = self._open().engine.batcher.wait(timeout)
+        over = self._open().run.batcher.wait(timeout)
         ready = self._ready()
         if over or (ready and not self._attached):
             self._attached = False
@@ -153,7 +138,7 @@ class Work:
         return [index for index, outcome in sorted(self.outcomes.items()) if outcome.parked]
 
     def _ready(self) -> list[int]:
-        answered = self._open().engine.answered
+        answered = self._open().run.answered
         return [index for index in self._waiting() if answered(self.outcomes[index].missing)]
 
     def _pass(self, indices: Sequence[int], *, check: bool = False) -> None:
@@ -166,13 +151,13 @@ class Work:
         self._refuse_real_time(runner)
         missing = {p.key: p for index in self._waiting() for p in self.outcomes[index].missing}
         if missing:
-            self.record.save(runner.engine.store)  # before the purchase: it can be found again
-            runner.engine.wave(missing.values())
+            self.record.save(runner.run.store)  # before the purchase: it can be found again
+            runner.run.wave(missing.values())
 
     def _refuse_real_time(self, runner: Runner) -> None:
         """Fail what goes to a host without a batch API; raise where nothing was bought yet."""
         waiting = {index: self.outcomes[index].missing for index in self._waiting()}
-        without = runner.engine.hosts.without_batch_api(p for ps in waiting.values() for p in ps)
+        without = runner.run.hosts.without_batch_api(p for ps in waiting.values() for p in ps)
         if not without:
             return
         error = ConfigurationError(
@@ -203,21 +188,9 @@ class Work:
             self.outcomes |= aside(lambda: runner.now(indices, self.inputs, self._configs))
 
     def _open(self) -> Runner:
-        if self._runner is None:
-            record = self.record
-            self._runner = Runner(
-                self._target,
-                self._settings,
-                since=record.created_at,
-                refresh=record.refresh,
-                retried_at=record.retried_at,
-                names=input_names(self.inputs, record.id),
-                owner=record.id,
-                notify=self._event,
-                tick=self._tick,
-                sandbox_reply=self._sandbox_reply,
-                asynchronous=self._asynchronous,
-            )
+        if not self._is_open:
+            self._runner.open(self.record)
+            self._is_open = True
         return self._runner
 
     def _finish_if_done(self) -> None:
@@ -226,28 +199,26 @@ class Work:
             self._note(completed=True)
 
     def _close(self) -> None:
-        if self._runner is not None:
-            self._ledger.merge(self._runner.engine.ledger.as_dict())
-            self._runner.close()
-            self._runner = None
+        self._runner.close()
+        self._is_open = False
 
     def _note(self, **changes: Any) -> None:
         self.record = replace(self.record, **changes)
-        self.record.save(Store(self._settings.cache))
+        self.record.save(self._runner.run.store)
 
     def retry(self) -> None:
         """Send the inputs that failed once more."""
         failed = [index for index, outcome in self.outcomes.items() if outcome.error is not None]
         self._close()
-        self._note(retried_at=time.time(), completed=False)
+        self._note(retried_at=CLOCK.now(), completed=False)
         for index in failed:
             del self.outcomes[index]
         self.start()
 
     def cancel(self) -> None:
         """Ask the providers to cancel what still runs."""
-        if self._runner is not None:
-            self._runner.engine.batcher.cancel_all()
+        if self._is_open:
+            self._runner.run.batcher.cancel_all()
 
     def _event(self, event: Event) -> None:
         known = self.record.provider_jobs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import TypeAdapter
 
 from pytest_langasync.cache import files
 from pytest_langasync.cache.records import FINITE, validated
+from pytest_langasync.config import CLOCK
 from pytest_langasync.exceptions import CacheError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def new_record(
     return JobRecord(
         id=f"batch_{secrets.token_hex(12)}",
         name=name,
-        created_at=time.time(),
+        created_at=CLOCK.now(),
         count=len(inputs),
         inputs=tuple(inputs) if keep_inputs and _is_json(inputs) else None,
         urgent=tuple(urgent),

@@ -17,15 +17,16 @@ from typing import Any
 
 from pytest_langasync.cache import redaction
 from pytest_langasync.chains.invoke import Invoker
+from pytest_langasync.chains.records import JobRecord
 from pytest_langasync.config import Settings
 from pytest_langasync.engine import differences
-from pytest_langasync.engine.replay import Attempt
-from pytest_langasync.engine.run import Run
+from pytest_langasync.engine.replay import Attempt, ReplayRules
+from pytest_langasync.engine.run import Front, Run
 from pytest_langasync.exceptions import ConfigurationError, NotReproducibleError
 from pytest_langasync.interception.event_loop import finish
 from pytest_langasync.models import AttemptOptions, Event, MissingCall, digest
 
-__all__ = ["Outcome", "Runner", "input_names"]
+__all__ = ["Listener", "Outcome", "Runner", "input_names"]
 
 _PASS = threading.Lock()
 """Patches are made for the whole process: one pass at a time."""
@@ -36,6 +37,15 @@ _REMEDY = (
     "what is unordered, freeze the clock; or call it in real time. Nothing more is bought for this "
     "input. The difference:\n"
 )
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told of a job's events, and before each pause; and who may answer for its sandbox."""
+
+    notify: Callable[[Event], None] = lambda event: None
+    tick: Callable[[], None] = lambda: None
+    sandbox_reply: Callable[[Any], Any] | None = None
 
 
 class Parked(BaseException):
@@ -76,43 +86,38 @@ def input_names(inputs: Sequence[Any], fallback: str) -> list[str]:
 
 
 class Runner:
-    """Runs a chain (a LangChain Runnable, a function or a coroutine function) as attempts.
+    """Runs a chain as attempts of one run, each input of a job being an owner of its own.
 
-    ``since`` is when the work began, in seconds since the epoch: what was bought later was bought
-    for it. With ``refresh`` nothing older counts; errors older than ``retried_at`` never do.
+    ``open`` it before anything else; what was closed may be opened again.
     """
 
     def __init__(
-        self,
-        target: Any,
-        settings: Settings,
-        *,
-        since: float,
-        refresh: bool = False,
-        retried_at: float | None = None,
-        names: Sequence[str] = (),
-        owner: str = "chain",
-        notify: Callable[[Event], None] = lambda event: None,
-        tick: Callable[[], None] = lambda: None,
-        sandbox_reply: Callable[[Any], Any] | None = None,
-        asynchronous: bool = False,
-    ) -> None:
-        self._chain = Invoker(target, asynchronous=asynchronous)
-        self.owners = [f"{owner}[{index}]" for index in range(len(names))]
+        self, chain: Invoker, inputs: Sequence[Any], record: JobRecord, settings: Settings,
+        listener: Listener,
+    ) -> None:  # fmt: skip
+        self._chain = chain
+        self.owners = [f"{record.id}[{index}]" for index in range(len(inputs))]
+        self._names = dict(zip(self.owners, input_names(inputs, record.id), strict=True))
         self._numbers: Counter[str] = Counter()
-        keyed = dict(zip(self.owners, names, strict=True))
-        self.engine = Run(
-            settings,
-            notify=notify,
-            tick=tick,
+        front = Front(
             parked_type=Parked,
-            sandbox_reply=sandbox_reply,
-            started_at=since,
-            not_before=since if refresh else 0.0,
-            errors_not_before=since if retried_at is None else retried_at,
-            key_owner=lambda name: keyed.get(name, name),
+            notify=listener.notify,
+            tick=listener.tick,
+            # What was bought since then was bought for this job.
+            started_at=record.created_at,
+            sandbox_reply=listener.sandbox_reply,
         )
-        self.engine.open()
+        self.run = Run(settings, front)
+
+    def open(self, record: JobRecord) -> None:
+        """Open the cache for what the record says now. Raises as ``Run.open`` does."""
+        since, retried_at = record.created_at, record.retried_at
+        rules = ReplayRules(
+            not_before=since if record.refresh else 0.0,
+            errors_not_before=since if retried_at is None else retried_at,
+            key_owner=lambda owner: self._names.get(owner, owner),
+        )
+        self.run.open(rules)
 
     @contextlib.contextmanager
     def catching(self) -> Iterator[None]:
@@ -121,25 +126,25 @@ class Runner:
         Raises:
             ConfigurationError: inside a test or chain whose calls are being caught already.
         """
-        if self.engine.concurrency.current() is not None:
+        if self.run.concurrency.current() is not None:
             raise ConfigurationError(
                 "a batch job cannot be run inside a test or chain that is itself being batched: "
                 "call the chain directly there, and its calls join the batch"
             )
         with _PASS:
-            self.engine.patch()
+            self.run.patch()
             try:
                 yield
             finally:
-                self.engine.unpatch()
-                self.engine.save(goes_on=False)
+                self.run.unpatch()
+                self.run.memory.save(goes_on=False)
 
     def attempt(self, index: int, value: Any, config: Any, options: AttemptOptions) -> Outcome:
         """Run one input; call it inside ``catching``."""
         result, error = None, None
         with self._attempting(index, options) as attempt:
             try:
-                with self.engine.concurrency.interruptible(attempt):
+                with self.run.concurrency.interruptible(attempt):
                     result = self._chain.invoke(value, config, attempt=attempt)
             except BaseException as exception:
                 error = _kept(exception, attempt)
@@ -163,17 +168,17 @@ class Runner:
         owner = self.owners[index]
         self._numbers[owner] += 1
         number = self._numbers[owner]
-        return self.engine.attempt(owner, number, options, traced=not options.realtime)
+        return self.run.attempt(owner, number, options, traced=not options.realtime)
 
     def _conclude(self, attempt: Attempt, result: Any, error: Exception | None) -> Outcome:
         if not attempt.parked:
-            self.engine.judge(attempt)
+            self.run.judge(attempt)
             return Outcome(result, error)
         difference = attempt.difference()
         if difference is not None:
-            self.engine.give_up(attempt)
+            self.run.give_up(attempt)
             return Outcome(error=_not_reproducible(difference.stored, difference.asked))
-        self.engine.park(attempt)
+        self.run.park(attempt)
         return Outcome(missing=tuple(attempt.missing.values()), parked=True)
 
     def check(self, index: int, value: Any, config: Any, first: Outcome) -> None:
@@ -183,8 +188,8 @@ class Runner:
             NotReproducibleError: it asks for something else than the first time.
         """
         again = self.attempt(index, value, config, AttemptOptions())
-        before = {p.key: self.engine.store.spooled(p.key) for p in first.missing}
-        after = {p.key: self.engine.store.spooled(p.key) for p in again.missing}
+        before = {p.key: self.run.store.spooled(p.key) for p in first.missing}
+        after = {p.key: self.run.store.spooled(p.key) for p in again.missing}
         left = [body for key, body in before.items() if key not in after]
         for asked in (body for key, body in after.items() if key not in before):
             twin = next(
@@ -232,7 +237,7 @@ class Runner:
 
     def close(self) -> None:
         """Release connections; jobs go on at the provider."""
-        self.engine.close()
+        self.run.close()
 
 
 def _kept(exception: BaseException, attempt: Attempt) -> Exception | None:

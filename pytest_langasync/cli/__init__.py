@@ -10,9 +10,7 @@ Keys are read from the SDKs' environment variables, and only where a provider ha
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -22,7 +20,7 @@ from typing import TextIO
 from pytest_langasync import providers
 from pytest_langasync.cache import redaction
 from pytest_langasync.cache.store import Store
-from pytest_langasync.config import duration, suite_of
+from pytest_langasync.config import CLOCK, duration, suite_of
 from pytest_langasync.costs.prices import PriceBook
 from pytest_langasync.exceptions import ConfigurationError, LangasyncError
 from pytest_langasync.models import Credentials, Job, JobState, is_success
@@ -130,7 +128,7 @@ class Cli:
         cost = money(paid) + (f" + {unknown} unknown" if unknown else "")
         return (
             job.id,
-            spell(max(0.0, time.time() - job.created_at)),
+            spell(max(0.0, CLOCK.now() - job.created_at)),
             job.provider,
             one_line(job.model or "several"),
             one_line(job.word),
@@ -198,23 +196,35 @@ class Cli:
     def _client(
         self, provider: str, base_url: str, headers: tuple[tuple[str, str], ...]
     ) -> providers.Client:
+        """Return a client that asks with the key of the environment.
+
+        What is read from the cache may be a stranger's: the key goes nowhere else than the SDK
+        would send it by itself, or the provider's own hosts.
+        """
         one = providers.by_name(provider)
-        variable = next(iter(one.key_variables))
-        key = os.environ.get(variable)
+        if base_url != one.usual_base_url().rstrip("/") and not one.is_official(base_url):
+            raise ConfigurationError(
+                f"the key of {provider} is not sent to {base_url}, which only the cache names. "
+                "Set the base URL in the environment as for the SDK, if it is yours"
+            )
+        key = one.key()
         if not key:
+            variable = next(iter(one.key_variables), "its key")
             raise ConfigurationError(f"{provider} has to be asked: set {variable}")
-        return one.client(base_url, Credentials(one.key_headers(key)), headers)
+        return one.client(
+            base_url, Credentials(one.key_headers(key)), one.identity_headers(dict(headers))
+        )
 
     def prune(self, options: argparse.Namespace) -> int:
         """Remove what ended long ago."""
-        limit = time.time() - duration(options.older_than)
+        limit = CLOCK.now() - duration(options.older_than)
         old = [job for job in self.store.jobs() if job.created_at < limit]
         ended = [job for job in old if job.state is not JobState.RUNNING]
         for job in ended:
             self.store.forget_job(job.id)
         answers = self.store.forget_realtime(limit)
         with self.store.lock():  # a text is written shortly before the request that has it
-            self.store.forget_texts(min(limit, time.time() - HOUR))
+            self.store.forget_texts(min(limit, CLOCK.now() - HOUR))
         runs = self.store.history.forget(limit)
         self.write(
             f"removed {len(ended)} jobs and their answers, {answers} answers obtained at list "
@@ -234,8 +244,8 @@ class Cli:
         trouble = [*self._damage(), *self._in_doubt(), *self._ask_about(running)]
         trouble += self._orphans(jobs)
         for provider in providers.providers():
-            found = [name for name in provider.key_variables if os.environ.get(name)]
-            self.write(f"{provider.name}: " + ("key set" if found else "no key in the environment"))
+            found = "key set" if provider.key() else "no key in the environment"
+            self.write(f"{provider.name}: {found}")
         for line in trouble:
             self.write(line)
         self.write("something needs you: see above" if trouble else "all is well")
@@ -261,7 +271,7 @@ class Cli:
             return []
         return [
             f"in doubt: submission {intent.nonce} of {intent.count} requests to "
-            f"{intent.meta.base_url}, {spell(time.time() - intent.created_at)} ago. The next "
+            f"{intent.meta.base_url}, {spell(CLOCK.now() - intent.created_at)} ago. The next "
             "run looks for it at the provider and buys nothing of it before; to give it up: "
             f"doctor --forget {intent.nonce}"
             for intent in intents
@@ -287,11 +297,15 @@ class Cli:
         here = suite_of(self.store.root.resolve().parent)
         suites = {here, *(job.suite for job in jobs)} - {""}
         for name, base_url in sorted({(job.provider, job.base_url) for job in jobs} | _usual()):
-            if not any(os.environ.get(v) for v in providers.by_name(name).key_variables):
-                continue
-            client = self._client(name, base_url, ())
             try:
-                there = client.find(time.time() - MONTH) if client.has_batch_api() else ()
+                if not providers.by_name(name).key():
+                    continue
+                client = self._client(name, base_url, ())
+            except ConfigurationError as error:
+                yield f"{name}: {error}"
+                continue
+            try:
+                there = client.find(CLOCK.now() - MONTH) if client.has_batch_api() else ()
                 for found in there:
                     ours = found.suite in suites and found.nonce not in open_
                     if ours and found.job_id not in known:
@@ -337,8 +351,4 @@ def _busy() -> None:
 
 def _usual() -> set[tuple[str, str]]:
     """Return where the SDKs send to by default: (provider, base URL)."""
-    claude = os.environ.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
-    return {
-        ("openai", os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"),
-        ("anthropic", claude.rstrip("/").removesuffix("/v1") + "/v1"),
-    }
+    return {(one.name, one.usual_base_url()) for one in providers.providers() if one.base_url}

@@ -25,7 +25,7 @@ Source = Literal["batch", "realtime", "cache"]
 
 def source_of(answer: Answer, started_at: float) -> Source:
     """Return where an answer came from, for a run that began at ``started_at``."""
-    if answer.received_at < started_at:
+    if answer.foreign or answer.received_at < started_at:
         return "cache"
     return "batch" if answer.job_id else "realtime"
 
@@ -144,6 +144,8 @@ class Summary:
     changed: tuple[str, ...]
     """Tests whose request changed since the run before."""
     retries: tuple[Retry, ...]
+    unseen: tuple[str, ...] = ()
+    """Tests that were judged without any call to a model."""
 
 
 @dataclass
@@ -202,6 +204,7 @@ class Ledger:
         self._passed: Counter[tuple[str, str]] = Counter()
         self._masked: Counter[str] = Counter()
         self._changed: set[str] = set()
+        self._unseen: set[str] = set()
         self._retries: Counter[tuple[str, str]] = Counter()
 
     def used(self, test: str, call: Call, answer: Answer) -> Entry:
@@ -252,6 +255,10 @@ class Ledger:
         """Note that a request of ``test`` differs from the one stored by an earlier run."""
         self._changed.add(test)
 
+    def unseen(self, test: str) -> None:
+        """Note that a test was judged without any call to a model."""
+        self._unseen.add(test)
+
     def retried(self, job_id: str, reason: str, count: int) -> None:
         """Note that ``count`` requests of a job were sent again."""
         self._retries[job_id, reason] += count
@@ -279,6 +286,7 @@ class Ledger:
             "passed": [[host, n, why] for (host, why), n in sorted(self._passed.items())],
             "masked": dict(sorted(self._masked.items())),
             "changed": sorted(self._changed),
+            "unseen": sorted(self._unseen),
             "retries": [[*key, count] for key, count in sorted(self._retries.items())],
         }
 
@@ -296,6 +304,7 @@ class Ledger:
             self._passed[host, why] += count
         self._masked.update(other["masked"])
         self._changed.update(other["changed"])
+        self._unseen.update(other["unseen"])
         for job_id, reason, count in other["retries"]:
             self._retries[job_id, reason] += count
 
@@ -319,6 +328,7 @@ class Ledger:
             passed=tuple((host, n, why) for (host, why), n in sorted(self._passed.items())),
             masked=self._masked.total(),
             changed=tuple(sorted(self._changed)),
+            unseen=tuple(sorted(self._unseen - self._tests.keys())),
             retries=tuple(Retry(*key, n) for key, n in sorted(self._retries.items())),
         )
 

@@ -6,7 +6,7 @@ All prices come from ``genai-prices``, in US dollars. What it does not publish i
 from __future__ import annotations
 
 import math
-import time
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.models import Request
 from pytest_langasync.providers import dialect, dialect_of
 
@@ -38,6 +39,14 @@ _USAGE = (  # the library's names, in the order of our fields
 )
 _STANDARD_TIERS = frozenset({"default", "standard", "standard_only", "on_demand", "auto", "batch"})
 _STANDARD_PLACES = frozenset({"global", "not_available"})
+
+_FREE = {
+    "openai": re.compile(r"/moderations$"),
+    "anthropic": re.compile(r"/count_tokens$"),
+    "google": re.compile(r":countTokens$"),
+}
+"""What a provider does not charge for."""
+
 
 _Used = tuple[tuple[str, Any], ...]
 _Context = tuple[tuple[str, str], ...]
@@ -121,6 +130,8 @@ class PriceBook:
             body: the answer as decoded JSON.
             at: when it was bought, in seconds since the epoch.
         """
+        if _is_free(provider, endpoint):
+            return Cost(Usage(), Decimal(0), Decimal(0))
         extracted = _extract(provider, endpoint, body)
         if extracted is None:
             return Cost()
@@ -137,7 +148,9 @@ class PriceBook:
 
     def estimate(self, request: Request, *, at: float | None = None) -> Estimate:
         """Return what ``request`` would use and cost at ``at`` (seconds since the epoch; now)."""
-        minute = (time.time() if at is None else at) // 60
+        if _is_free(request.target.provider, request.target.endpoint):
+            return Estimate(0, 0, Decimal(0), Decimal(0), Decimal(0), Decimal(0))
+        minute = (CLOCK.now() if at is None else at) // 60
         found = self._find(request.target.provider, request.model)
         tokens, bounded = _input_tokens(request)
         output = _output_limit(request, found[1].context_window if found else None)
@@ -192,6 +205,11 @@ class PriceBook:
             )
         except ValueError:  # usage that contradicts itself
             return None
+
+
+def _is_free(provider: str, endpoint: str) -> bool:
+    """Return whether a provider does not charge for an endpoint."""
+    return provider in _FREE and bool(_FREE[provider].search(endpoint))
 
 
 def _find(provider: str, model: str) -> tuple[Provider, ModelInfo] | None:

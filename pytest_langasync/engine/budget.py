@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from pytest_langasync.costs.ledger import source_of
 from pytest_langasync.costs.prices import Estimate, PriceBook
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.models import MissingCall, Request, Target
@@ -95,7 +96,7 @@ class Budget:
         """Replace upper bounds by prices, where answers have come."""
         for key, one in list(self._open.items()):
             answer = self._store.answer(key)
-            if answer is None or answer.received_at < self._started_at:
+            if answer is None or source_of(answer, self._started_at) == "cache":
                 continue
             to = one.target
             cost = self._prices.cost(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pytest_langasync.config import Settings
+from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.costs.prices import Estimate
 from pytest_langasync.engine.run import Run
 from pytest_langasync.exceptions import ConfigurationError
@@ -54,11 +53,11 @@ class LaneBuyer:
 
     def __init__(
         self,
-        engine: Run,
+        run: Run,
         settings: Settings,
         estimated: Callable[[list[tuple[MissingCall, Estimate]]], None],
     ) -> None:
-        self._engine = engine
+        self._run = run
         self._settings = settings
         self._estimated = estimated
         self._deadline: float | None = None
@@ -72,13 +71,13 @@ class LaneBuyer:
             ConfigurationError, ProviderError, CacheError: as ``Run.wave`` does.
         """
         if self._settings.estimate:
-            self._engine.tell_request_changes(missing)
-            self._estimated(list(self._engine.budget.estimates(missing)))
+            self._run.tell_request_changes(missing)
+            self._estimated(list(self._run.budget.estimates(missing)))
             return WaveResult(over=True)
         first = self._deadline is None
         if self._deadline is None:
-            self._deadline = time.monotonic() + self._settings.timeout
-        batcher = self._engine.batcher
+            self._deadline = CLOCK.timer() + self._settings.timeout
+        batcher = self._run.batcher
         if first and self._settings.resume and self._resume(missing):
             done = batcher.wait(self._settings.timeout)
             return WaveResult(everybody=done, over=not done)
@@ -87,8 +86,8 @@ class LaneBuyer:
             return WaveResult(urgent=urgent)
         if self._late and self._settings.on_timeout == "cancel":
             return WaveResult(over=True, why=CANCELLED)
-        self._engine.wave(missing)
-        done = batcher.wait(max(0.0, self._deadline - time.monotonic()))
+        self._run.wave(missing)
+        done = batcher.wait(max(0.0, self._deadline - CLOCK.timer()))
         settings = self._settings
         if done or self._late or settings.on_timeout == "defer" or not settings.timeout:
             return WaveResult()
@@ -96,44 +95,44 @@ class LaneBuyer:
 
     def _urgent(self, missing: Sequence[MissingCall]) -> list[str]:
         """Return who sends in real time: everybody once it is late, and waves of few calls."""
-        engine, settings = self._engine, self._settings
-        unpaid = [pending for pending in missing if not engine.paid_for(pending)]
+        run, settings = self._run, self._settings
+        unpaid = [pending for pending in missing if not run.paid_for(pending)]
         late = self._late and settings.on_timeout == "realtime"
         if not (late or len(unpaid) < settings.realtime_under):
             return []
-        if engine.refused:
-            raise ConfigurationError(engine.refused)
-        doubtful = engine.look_up(unpaid)
+        if run.refused:
+            raise ConfigurationError(run.refused)
+        doubtful = run.look_up(unpaid)
         # Whoever has a call that may have been bought waits for it, with all its calls.
-        waiting = {p.owner for p in missing if p.key in doubtful or engine.store.in_flight(p.key)}
-        return sorted({p.owner for p in unpaid if not engine.paid_for(p)} - waiting)
+        waiting = {p.owner for p in missing if p.key in doubtful or run.store.in_flight(p.key)}
+        return sorted({p.owner for p in unpaid if not run.paid_for(p)} - waiting)
 
     def _time_is_up(self, missing: Sequence[MissingCall]) -> WaveResult:
         """Cancel what runs and read what had come; what is still to come then is not bought."""
         self._late = True
-        batcher = self._engine.batcher
+        batcher = self._run.batcher
         batcher.cancel_all()
         batcher.wait(CANCELLING)
-        now = time.time()
-        self._engine.replay.send_now((), now)
+        now = CLOCK.now()
+        self._run.replay.send_now((), now)
         why = CANCELLED if self._settings.on_timeout == "cancel" else ""
         return WaveResult(urgent=self._urgent(missing), cancelled_at=now, why=why)
 
     def _resume(self, missing: Sequence[MissingCall]) -> bool:
         """Attach to the jobs that the person named; True when the cache did not know them all."""
-        store, new = self._engine.store, False
+        store, new = self._run.store, False
         for job_id in self._settings.resumed or self._last():
             known = store.job(job_id)
             new = new or known is None
             if known is None or known.state is JobState.RUNNING:
                 try:
-                    self._engine.attach(job_id, missing)
+                    self._run.attach(job_id, missing)
                 except ConfigurationError as error:
                     raise ConfigurationError(f"--langasync-resume: {error}") from None
         return new
 
     def _last(self) -> tuple[str]:
-        jobs = self._engine.store.jobs()
+        jobs = self._run.store.jobs()
         if not jobs:
             raise ConfigurationError(
                 f"--langasync-resume=last: there is no job in {self._settings.cache}; "

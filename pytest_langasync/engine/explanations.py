@@ -45,9 +45,7 @@ def _held_back(keys: set[str], store: Store, batcher: Batcher) -> str:
     """Say why nothing was sent of what is under way nowhere."""
     if any(keys & store.intents.keys(intent.nonce) for intent in store.intents):
         return "in a submission whose outcome is open: python -m pytest_langasync doctor"
-    if keys & batcher.queued:
-        return "not sent: the provider has no room for more at the moment"
-    return "not answered yet"
+    return batcher.why_queued(keys) or "not answered yet"
 
 
 def _standing(job: Job, status: JobStatus | None) -> str:

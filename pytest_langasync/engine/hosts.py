@@ -62,6 +62,7 @@ class Hosts:
         if self._sandbox is None:
             return
         self._sandbox.stop()
+        self._sandbox, self.local_url = None, ""
         del os.environ["no_proxy"]
         if self._no_proxy is not None:
             os.environ["no_proxy"] = self._no_proxy

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_langasync import identifiers
 from pytest_langasync.cache import redaction
+from pytest_langasync.config import CLOCK
 from pytest_langasync.engine import differences
-from pytest_langasync.engine.refresh import NOTHING, Refresh
 from pytest_langasync.interception.context import CallContext
 from pytest_langasync.models import (
     Answer,
@@ -30,9 +29,10 @@ from pytest_langasync.models import (
 from pytest_langasync.providers import dialect_of
 
 if TYPE_CHECKING:
-    from pytest_langasync.cache.store import Store
+    from pytest_langasync.engine.memory import Memory
+    from pytest_langasync.lanes import RunContext
 
-__all__ = ["Attempt", "Difference", "Replay", "SendNow"]
+__all__ = ["Attempt", "Difference", "Replay", "ReplayRules", "SendNow"]
 
 DEFAULT = AttemptOptions()
 _Slot = tuple[str, str]  # (owner, identity): what occurrences are counted by
@@ -55,63 +55,54 @@ class Difference:
     stored: Mapping[str, Any] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class ReplayRules:
+    """Which stored answers count in a run, beside those of its settings. Times are seconds since
+    the epoch."""
+
+    not_before: float = 0.0
+    """What was bought before that does not count."""
+    errors_not_before: float = 0.0
+    """Nor do errors that came before that."""
+    key_owner: Callable[[str], str] | None = None
+    """Returns the name with which an owner enters the keys of its answers; None leaves it to the
+    setting for samples."""
+
+
 class Replay:
     """What the attempts of one run share.
 
-    ``shared`` lets one paid answer serve every test that asks the same; ``tokens`` lets an answer
-    serve a request that differs from its own only in generated identifiers.
+    ``may_send`` is asked before a call is sent in real time; one that may not is parked.
     """
 
     def __init__(
         self,
-        store: Store,
-        *,
-        started_at: float,
-        shared: bool = False,
-        tokens: bool = True,
-        realtime: bool = False,
-        silent: bool = False,
-        refresh: bool = False,
-        max_age: float | None = None,
-        not_before: float = 0.0,
-        errors_not_before: float = 0.0,
-        key_owner: Callable[[str], str] | None = None,
-        may_send: Callable[[Call], bool] = lambda call: True,
+        context: RunContext,
+        memory: Memory,
+        rules: ReplayRules,
+        may_send: Callable[[Call], bool],
     ) -> None:
-        """Answers (or errors) bought before these moments, in seconds since the epoch, do not
-        count. ``key_owner`` maps an owner to the name that enters the keys of its answers.
-        ``may_send`` is asked before a call is sent in real time; one that may not is parked."""
-        self.store = store
-        self.started_at = started_at
-        self.shared = shared
-        self.tokens = tokens
-        self.realtime = realtime
-        self.silent = silent
-        """Whether nothing at all may be sent: offline, or for an estimate."""
-        self.not_before = not_before
-        self.errors_not_before = errors_not_before
-        self._key_owner = key_owner
+        settings = context.settings
+        self.store = context.store
+        self.memory = memory
         self.may_send = may_send
-        self.retries_not_before = started_at
+        self.started_at = context.started_at
+        self.silent = settings.silent
+        """Whether nothing at all may be sent: offline, or for an estimate."""
+        self.realtime = settings.realtime
+        self.match_tokens = settings.match_generated_ids
+        """Whether an answer may serve a request that differs from its own only in generated
+        identifiers."""
+        self._shared = settings.samples == "shared"
+        self._rules = rules
+        self._retries_not_before = context.started_at
         """Failures for no fault of the request's that came before are no answers: whoever was to
         send it again did not get round to it."""
         self.realtime_bases: set[str] = set()
         self.urgent: frozenset[str] = frozenset()
         """Owners whose missing calls may be sent in real time in this pass."""
-        self.bought_keys: defaultdict[str, set[str]] = defaultdict(set)
-        """Keys bought for an owner since it was last judged."""
         self.served: set[str] = set()
         """Keys of all answers that this run has used."""
-        self.new_since_last_attempt: dict[str, frozenset[str]] = {}
-        """Keys whose answers the owner's previous attempt did not have yet."""
-        self.state = store.owners.read()
-        self.renewal = Refresh(
-            store, self.state, started_at=started_at, refresh=refresh, max_age=max_age
-        )
-        for owner, entry in self.state.items():
-            if waiting := frozenset(entry.waiting):
-                self.bought_keys[owner] |= waiting
-                self.new_since_last_attempt[owner] = waiting
 
     def find(self, key: str, owner: str) -> Answer | None:
         """Return the stored answer that counts for this owner in this run, or None."""
@@ -120,17 +111,17 @@ class Replay:
     def has(self, key: str, owner: str) -> bool:
         """Whether a stored answer may still serve: not too old; an error only for one verdict."""
         entry = self.store.peek(key)
-        if entry is None or entry.age[0] < self.not_before:
+        if entry is None or entry.age[0] < self._rules.not_before:
             return False
-        if not entry.ok and entry.received_at < self.errors_not_before:
+        if not entry.ok and entry.received_at < self._rules.errors_not_before:
             return False
-        if entry.retryable and entry.received_at < self.retries_not_before:
+        if entry.retryable and entry.received_at < self._retries_not_before:
             return False
         if entry.received_at < self.started_at:
-            spent = self.state.get(owner, NOTHING).errors_spent_at
+            spent = self.memory.state(owner).errors_spent_at
             if not entry.ok and entry.received_at <= spent:
                 return False
-            if self.renewal.too_old(owner, entry.age[0], entry.received_at):
+            if self.memory.refresh.too_old(owner, entry.age[0], entry.received_at):
                 return False
         return entry.ok or self.store.in_flight(key) is None
 
@@ -138,13 +129,13 @@ class Replay:
         """Let these owners send in real time in the next pass; what was cancelled before that
         moment (since the epoch) has no answer."""
         self.urgent = frozenset(urgent)
-        self.retries_not_before = max(self.retries_not_before, cancelled_at)
+        self._retries_not_before = max(self._retries_not_before, cancelled_at)
 
     def key_owner(self, owner: str) -> str:
         """The owner as it enters the key of an answer."""
-        if self._key_owner is not None:
-            return self._key_owner(owner)
-        return "" if self.shared else owner
+        if self._rules.key_owner is not None:
+            return self._rules.key_owner(owner)
+        return "" if self._shared else owner
 
 
 class Attempt:
@@ -264,7 +255,7 @@ class Attempt:
                 self._errors[slot] = call
         self.asked.add(answer.key)
         self.replay.served.add(answer.key)
-        if answer.key in self.replay.new_since_last_attempt.get(self.scope, ()):
+        if answer.key in self.replay.memory.new_since_last_attempt(self.scope):
             caller.note_new_answer()
             self._claimed_new = True
         self.used.append((slot[0], call, answer))
@@ -288,8 +279,8 @@ class Attempt:
         Each comes with its identifiers mapped to those of the call.
         """
         replay = self.replay
-        if replay.tokens:
-            for key in sorted(replay.bought_keys.get(self.scope, frozenset()) - self.asked):
+        if replay.match_tokens:
+            for key in sorted(replay.memory.bought(self.scope) - self.asked):
                 body = replay.store.request_body(key)
                 tokens = redaction.identifier_changes(body, call.request.body) if body else None
                 if tokens is not None:
@@ -300,17 +291,17 @@ class Attempt:
 
         A run that was killed, or left, may have bought it with other identifiers.
         """
-        if call.key in self.replay.bought_keys.get(self.scope, ()):
+        if call.key in self.replay.memory.bought(self.scope):
             return call.key
         waiting = (key for key, _ in self._twins(call) if key not in self.missing)
         return next(waiting, call.key)
 
     def _send_now(self, call: Call, slot: _Slot) -> SendNow:
         self._counts[slot] = max(self._counts[slot], call.occurrence + 1)
-        self.replay.renewal.begin()
+        self.replay.memory.refresh.begin()
 
         def record(status: int, body: Any, request_id: str) -> Answer:
-            now = time.time()
+            now = CLOCK.now()
             answer = Answer(call.key, status, body, "", request_id, now, now)
             self.replay.store.add_realtime(call, slot[0], answer)
             with self._lock:
@@ -355,7 +346,7 @@ class Attempt:
         for owner, key in self._evidence.items():
             unused = [
                 old
-                for old in sorted(replay.bought_keys.get(owner, frozenset()) - self.asked)
+                for old in sorted(replay.memory.bought(owner) - self.asked)
                 if replay.has(old, owner)
             ]
             bodies = [b for old in unused if (b := replay.store.request_body(old)) is not None]

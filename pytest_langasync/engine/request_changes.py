@@ -48,7 +48,7 @@ def _changes(owner: str, asked: Iterable[MissingCall], replay: Replay) -> Iterat
     new = [pending for pending in asked if pending.key not in known]
     if not new:
         return
-    bought_keys = replay.bought_keys.get(owner, set())
+    bought_keys = replay.memory.bought(owner)
     old: list[Any] = []
     for request in reversed(stored):
         usable = request.bought_at < replay.started_at and not (

@@ -10,42 +10,20 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pytest_langasync import providers
 from pytest_langasync.costs.ledger import Ledger
+from pytest_langasync.engine import payloads
 from pytest_langasync.engine.replay import Attempt, SendNow
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.wire import Decision, Park, Reply, Send, Wire
-from pytest_langasync.models import Answer, Credentials, Request, Target, digest
-from pytest_langasync.providers.dialects import Dialect
+from pytest_langasync.models import Answer, Request, Target, digest
 from pytest_langasync.providers.hosts import detour
+from pytest_langasync.providers.model_calls import ModelCalls
 
 __all__ = ["CallRouter"]
 
-NOT_ACCOUNT = (
-    "accept",
-    "connection",
-    "content-",
-    "cookie",
-    "host",
-    "idempotency-key",
-    "traceparent",
-    "tracestate",
-    "baggage",
-    "transfer-encoding",
-    "user-agent",
-    "x-stainless-",
-)
-"""Beginnings of header names that say nothing about whose account a request is charged to."""
-BATCHED_QUERY = frozenset({("beta", "true")})
-"""Added by Anthropic's SDK to the URLs of its beta calls; the headers say the same."""
-
-
-@dataclass(frozen=True)
-class _Called:
-    """Whose model a call is for, in which shape; ``path`` is that of its base URL."""
-
-    provider: providers.Provider
-    dialect: Dialect
-    path: str
-    endpoint: str
+ASKING = ("x-amzn-bedrock-",)
+"""Beginnings of header names that change the answer of a call which no batch takes."""
+KEYS = frozenset({"key", "api_key", "api-key", "apikey", "access_token"})
+"""Parameters of a URL that hold a secret, and are no part of what is asked."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +35,8 @@ class _Heard:
     """The body of a streamed call as it was."""
     why_now: str
     """Why no batch can take it, or an empty string."""
+    played: bool = True
+    """Whether the sandbox, where there is one, has its model."""
 
 
 class CallRouter:
@@ -66,22 +46,26 @@ class CallRouter:
     machine.
     """
 
-    def __init__(self, concurrency: ConcurrencyTracker, ledger: Ledger) -> None:
+    def __init__(
+        self, concurrency: ConcurrencyTracker, ledger: Ledger, model_calls: ModelCalls
+    ) -> None:
         self.concurrency = concurrency
         self.ledger = ledger
         self.local_url = ""
-        self._providers = providers.providers()
-        self._endpoints = tuple(d.endpoint for one in self._providers for d in one.dialects)
+        self._model_calls = model_calls
+        every = (dialect for one in providers.providers() for dialect in one.dialects)
+        self._ends = tuple(dict.fromkeys(end for dialect in every for end in dialect.ends))
 
     def concerns(self, method: str, url: str, path: str) -> bool:
         """Return whether this may be a model call, or must not leave (see ``wire.Router``)."""
-        call = method == "POST" and path.endswith(self._endpoints)
-        return call or bool(detour(self.local_url, url))
+        if method == "POST" and (path.endswith(self._ends) or self._model_calls.matches(url)):
+            return True
+        return bool(detour(self.local_url, url))
 
     def decide(self, wire: Wire) -> Decision:
         """Decide what becomes of a request (see ``wire.Router``)."""
         caller = self.concurrency.current()
-        call = self._translate(wire)
+        call = self._translate(wire) if caller is not None else None
         if call is None or caller is None:
             return self._elsewhere(wire)
         request = call.request
@@ -97,7 +81,7 @@ class CallRouter:
         if isinstance(outcome, SendNow):
             if call.why_now:
                 self.ledger.passed(urlsplit(request.target.base_url).netloc, call.why_now)
-            return self._real_time(outcome, call.streamed)
+            return self._real_time(outcome, call)
         return reply_to(request, outcome, call.streamed)
 
     def _elsewhere(self, wire: Wire) -> Send | None:
@@ -113,52 +97,67 @@ class CallRouter:
         try:
             body = json.loads(wire.content)
         except ValueError:
-            return None
-        if called is None or not isinstance(body, dict):
-            return None
-        provider, url = called.provider, urlsplit(wire.url)
-        host = url.netloc.rpartition("@")[2].lower()
+            body = None
+        if called is not None and isinstance(body, dict):
+            return self._batchable(wire, called, body)
+        if wire.method == "POST" and self._model_calls.matches(wire.url):
+            # The sandbox itself says what it does not serve: no answer of a model.
+            return None if detour(self.local_url, wire.url) else self._other(wire)
+        return None
+
+    def _other(self, wire: Wire) -> _Heard:
+        """Read a call that no batch takes."""
+        call = self._model_calls.read(wire.url)
         headers = {name.lower(): value for name, value in wire.headers.items()}
-        account = {n: v for n, v in headers.items() if not n.startswith(NOT_ACCOUNT)}
+        query = [pair for pair in parse_qsl(urlsplit(wire.url).query) if pair[0] not in KEYS]
+        identity = tuple(sorted((n, v) for n, v in headers.items() if n.startswith(ASKING)))
+        if query:
+            identity += (("query", digest(sorted(query))),)
+        body = payloads.request_body(wire.content, headers.get("content-type", ""))
+        target = Target(call.provider, call.base_url, call.endpoint, identity)
+        return _Heard(
+            Request(target, body, call.model or call.endpoint),
+            None,
+            "no batch takes such calls",
+            False,
+        )
+
+    def _batchable(self, wire: Wire, called: providers.Called, body: Mapping[str, Any]) -> _Heard:
+        provider = called.provider
+        headers = {name.lower(): value for name, value in wire.headers.items()}
         identity = provider.identity_headers(headers)
-        query = sorted(set(parse_qsl(url.query, keep_blank_values=True)) - BATCHED_QUERY)
+        asked = set(parse_qsl(urlsplit(wire.url).query, keep_blank_values=True))
+        query = sorted(asked - provider.empty_query)
         if query:  # it may hold a key
             identity += (("query", digest(query)),)
         target = Target(
             provider.name,
-            f"{url.scheme}://{host}{called.path}",
+            called.base_url,
             called.endpoint,
             identity,
-            Credentials(account),
+            provider.credentials(headers, called.base_url),
         )
         request = Request(target, called.dialect.strip_stream(body))
         why_now = provider.rejected(request) or ("a batch takes no query string" if query else "")
         streamed = body if body.get("stream") else None
         return _Heard(request, streamed, why_now)
 
-    def _called(self, wire: Wire) -> _Called | None:
+    def _called(self, wire: Wire) -> providers.Called | None:
         """Return whose model is called, and where; None for anything but a call."""
-        path = urlsplit(wire.url).path
-        for provider in self._providers if wire.method == "POST" else ():
-            for dialect in provider.dialects:
-                if found := dialect.split(path, wire.headers):
-                    return _Called(provider, dialect, *found)
-        return None
+        return providers.recognise(wire.url, wire.headers) if wire.method == "POST" else None
 
-    def _real_time(self, order: SendNow, stream_body: Mapping[str, Any] | None) -> Send:
-        request = order.call.request
+    def _real_time(self, order: SendNow, heard: _Heard) -> Send:
+        request, streamed = order.call.request, heard.streamed
 
         def record(came: Reply) -> Reply:
-            try:
-                body = json.loads(came.content)
-            except ValueError:
-                body = came.content.decode("utf-8", "replace")
+            body = payloads.answer_body(came)
             request_id = came.headers.get("x-request-id") or came.headers.get("request-id") or ""
             answer = order.record(came.status, body, request_id)
-            return reply_to(request, answer, stream_body) if answer.ok else came
+            return reply_to(request, answer, streamed) if answer.ok else came
 
-        url = self.local_url + request.target.endpoint if self.local_url else ""
-        if stream_body is None:  # as it is: it may have been signed
+        played = self.local_url and heard.played
+        url = self.local_url + request.target.endpoint if played else ""
+        if streamed is None:  # as it is: it may have been signed
             return Send(record, url=url)
         content = json.dumps(request.body, ensure_ascii=False, separators=(",", ":"))
         return Send(record, content.encode("utf-8", "surrogatepass"), url)
@@ -167,7 +166,6 @@ class CallRouter:
 def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | None) -> Reply:
     """Return the HTTP reply that the SDK would have received for this answer."""
     headers = {
-        "content-type": "application/json",
         "x-should-retry": "false",
         "x-langasync-job": answer.job_id or "realtime",
     }
@@ -178,5 +176,5 @@ def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | 
         dialect = providers.dialect_of(request.target)
         events = dialect.event_stream(answer.body, stream_body)
         return Reply(answer.status, headers, events)
-    text = json.dumps(answer.body, ensure_ascii=False)
-    return Reply(answer.status, headers, text.encode("utf-8", "surrogatepass"))
+    headers["content-type"], content = payloads.reply_body(answer.body)
+    return Reply(answer.status, headers, content)

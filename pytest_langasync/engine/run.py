@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_langasync import providers
-from pytest_langasync.cache.store import OwnerState, Store
-from pytest_langasync.config import Settings, suite_of
+from pytest_langasync.cache.store import Store
+from pytest_langasync.config import CLOCK, Settings, suite_of
 from pytest_langasync.costs.ledger import Ledger
 from pytest_langasync.costs.prices import PriceBook
 from pytest_langasync.engine import explanations
 from pytest_langasync.engine.budget import Budget
 from pytest_langasync.engine.hosts import Hosts
-from pytest_langasync.engine.refresh import NOTHING
-from pytest_langasync.engine.replay import Attempt, Replay
+from pytest_langasync.engine.memory import Memory
+from pytest_langasync.engine.replay import Attempt, Replay, ReplayRules
 from pytest_langasync.engine.request_changes import request_changes
 from pytest_langasync.engine.router import CallRouter
 from pytest_langasync.engine.unclaimed import enter_unused
@@ -35,61 +34,69 @@ from pytest_langasync.interception.tracing import TraceBuffer
 from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.batcher import Batcher, Policy
 from pytest_langasync.models import AttemptOptions, Call, Event, MissingCall, Request
+from pytest_langasync.providers.model_calls import ModelCalls
 
-__all__ = ["Run"]
+__all__ = ["Front", "Run"]
+
+
+@dataclass(frozen=True)
+class Front:
+    """What a front tells the run that serves it. Functions are called in the front's own thread."""
+
+    parked_type: type[BaseException]
+    """What a parked call raises."""
+    notify: Callable[[Event], None]
+    tick: Callable[[], None] = lambda: None
+    """Called before each pause of a wait."""
+    started_at: float | None = None
+    """When the run began, in seconds since the epoch; None: now."""
+    local_url: str = ""
+    """Base URL of a sandbox that runs already."""
+    sandbox_reply: Callable[[Any], Any] | None = None
+    """Answers in the place of the sandbox that this run starts."""
+    allow: Callable[[str, Request], None] | None = None
+    """Where another process keeps the budget: raises ``ConfigurationError`` when a call, given with
+    its key, may not be sent in real time."""
 
 
 class Run:
-    """Everything one run needs. ``start`` patches, ``close`` undoes; both may be called once."""
+    """Everything one run needs: it owns the only store, ledger, budget, memory and lanes.
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        notify: Callable[[Event], None],
-        tick: Callable[[], None] = lambda: None,
-        parked_type: type[BaseException],
-        sandbox_reply: Callable[[Any], Any] | None = None,
-        started_at: float | None = None,
-        local_url: str = "",
-        **replaying: Any,
-    ) -> None:
-        """``started_at`` is now unless given (since the epoch); ``local_url`` is the base URL of a
-        sandbox that runs already; the keywords that are left go to ``Replay``."""
+    ``start`` patches, ``close`` undoes. What was closed may be opened again: its ledger stays.
+    """
+
+    def __init__(self, settings: Settings, front: Front) -> None:
         self.settings = settings
-        self.started_at = time.time() if started_at is None else started_at
-        self._replaying = replaying
-        self.prices = PriceBook()
-        self.ledger = Ledger(self.started_at, self.prices)
+        self.started_at = CLOCK.now() if front.started_at is None else front.started_at
+        self._front = front
+        self._notify = front.notify
+        prices = PriceBook()
+        self.ledger = Ledger(self.started_at, prices)
         self.store = Store(
-            settings.cache, redacted=None if settings.store_prompts else providers.echoed
+            settings.cache,
+            redacted=None if settings.store_prompts else providers.echoed,
+            started_at=self.started_at,
         )
-        self.hosts = Hosts(local_url)
+        self.hosts = Hosts(front.local_url)
         self.context = RunContext(
             self.store,
             settings,
             self.started_at,
             suite_of(settings.rootdir),
-            notify,
-            tick,
+            front.notify,
+            front.tick,
             self.hosts.connect,
         )
-        self.batcher = Batcher(self.context, Policy.of(settings, self.started_at))
-        self._notify = notify
-        self._waves = 0
-        self.concurrency = ConcurrencyTracker(parked_type)
-        self._reply_hook = sandbox_reply
-        self._placeholders: list[str] = []
-        self.budget = Budget(self.store, self.prices, settings.max_cost, self.started_at)
-        self.allow: Callable[[str, Request], None] = self.budget.check_now
-        """Asked before a call goes out in real time; another process may keep the budget."""
+        self.budget = Budget(self.store, prices, settings.max_cost, self.started_at)
+        self._allow = front.allow or self.budget.check_now
         self.refused = ""
         """Why nothing more may be sent in this run, once something stands in the way."""
-        self._lacking, self._used, self._fixtures = set[str](), set[str](), set[str]()
-        self._deferred = False
-        self._changes: dict[str, OwnerState | None] = {}
-        self._generated: dict[str, OwnerState] = {}
-        self._router = CallRouter(self.concurrency, self.ledger)
+        self._waves = 0
+        self._is_open = False
+        self._placeholders: list[str] = []
+        self._lacking, self._used = set[str](), set[str]()
+        self.concurrency = ConcurrencyTracker(front.parked_type)
+        self._router = CallRouter(self.concurrency, self.ledger, ModelCalls(settings.model_calls))
         self._forks = ForkGuard(self._router, self.concurrency, self.ledger.passed, settings.silent)
         self._interceptor = Interceptor(self._forks, self.concurrency)
         self._attempt: Attempt | None = None
@@ -102,7 +109,7 @@ class Run:
         self.open()
         self.patch()
 
-    def open(self) -> None:
+    def open(self, rules: ReplayRules | None = None) -> None:
         """Open the cache, and start the sandbox where asked for.
 
         Raises:
@@ -114,20 +121,12 @@ class Run:
         for job_id in settings.resumed:
             providers.by_job_id(job_id)
         self.store.open()
-        self.replay = Replay(
-            self.store,
-            started_at=self.started_at,
-            shared=settings.samples == "shared",
-            tokens=settings.match_generated_ids,
-            realtime=settings.realtime,
-            silent=settings.silent,
-            refresh=settings.refresh,
-            max_age=settings.max_age,
-            may_send=self._may_send,
-            **self._replaying,
-        )
+        self.memory = Memory(self.context)
+        self.replay = Replay(self.context, self.memory, rules or ReplayRules(), self._may_send)
+        self.batcher = Batcher(self.context, Policy.of(settings, self.started_at))
+        self._is_open = True
         if settings.sandbox and not self.hosts.local_url:
-            self.hosts.start_sandbox(settings, self._reply_hook)
+            self.hosts.start_sandbox(settings, self._front.sandbox_reply)
         self._router.local_url = self.hosts.local_url
         if settings.sandbox or self.replay.silent:
             self._placeholders = providers.set_placeholder_keys()
@@ -147,9 +146,11 @@ class Run:
     def close(self) -> None:
         """Undo every patch, stop the sandbox, take back placeholders."""
         self.unpatch()
-        for variable in self._placeholders:
-            os.environ.pop(variable, None)
-        self.batcher.close()
+        while self._placeholders:
+            os.environ.pop(self._placeholders.pop(), None)
+        if self._is_open:
+            self.batcher.close()
+        self._is_open = False
         self.store.close()
         self.hosts.stop()
 
@@ -196,57 +197,40 @@ class Run:
 
     def park(self, attempt: Attempt) -> None:
         """Keep what a parked attempt asked for in mind until its next one."""
-        for owner in {pending.owner for pending in attempt.missing.values()} | {attempt.owner}:
-            self.replay.new_since_last_attempt[owner] = frozenset(
-                key for key, pending in attempt.missing.items() if pending.owner == owner
-            )
+        self.memory.parked(attempt.owner, attempt.missing)
 
     def judge(self, attempt: Attempt) -> None:
         """Enter a finished attempt in the books: what it used has now served its verdict."""
-        changes: dict[str, OwnerState | None] = {}
-        for scope, call, answer in attempt.used:
+        if not attempt.used:
+            self.ledger.unseen(attempt.owner)
+        for _, call, answer in attempt.used:
             self.ledger.used(attempt.owner, call, answer)
             self._used.add(answer.key)
             base_url, new = call.request.target.base_url, answer.received_at >= self.started_at
             if base_url in self.replay.realtime_bases and new:
                 self.ledger.passed(urlsplit(base_url).netloc, "it has no batch API")
-            if not answer.ok:
-                changes[scope] = OwnerState(errors_spent_at=time.time())
-            if scope != attempt.owner:
-                self._fixtures.add(scope)
         if attempt.masked:
             self.ledger.masked(attempt.owner, attempt.masked)
-            bought = tuple(sorted(answer.key for _, _, answer in attempt.used))
-            self._generated[attempt.owner] = OwnerState(waiting=bought, judged=True)
-        if attempt.owner in self.replay.state:
-            changes.setdefault(attempt.owner, None)
-        self.replay.bought_keys.pop(attempt.owner, None)
-        self.replay.new_since_last_attempt.pop(attempt.owner, None)
-        self._changes.update(changes)
+        used = ((scope, answer) for scope, _, answer in attempt.used)
+        self.memory.judged(attempt.owner, used, masked=attempt.masked > 0)
 
     def first_time(self, attempt: Attempt, owner: str) -> bool:
         """Whether a test that strayed did so from an earlier run's answers, for the first time.
 
         Between runs that is an edited prompt: it is bought, and said. Twice in a row it is not.
         """
-        entry = self.replay.state.get(owner, NOTHING)
-        if attempt.number > 1 or entry.differed:
+        if attempt.number > 1 or not self.memory.differs(owner):
             return False
-        self.replay.state[owner] = replace(entry, differed=True)
-        self.replay.bought_keys.pop(owner, None)
         self.ledger.changed(owner)
         return True
 
     def give_up(self, attempt: Attempt) -> None:
         """Forget a test that cannot be replayed; the next run starts with it afresh."""
-        for owner in {attempt.owner, *(p.owner for p in attempt.missing.values())}:
-            self.replay.bought_keys.pop(owner, None)
-            self.replay.new_since_last_attempt.pop(owner, None)
-            self._changes[owner] = None
+        self.memory.gave_up(attempt.owner, attempt.missing.values())
 
     def defer(self, owner: str, missing: Iterable[MissingCall]) -> None:
         """Enter a test that is still waiting in the books."""
-        self._deferred = True
+        self.memory.deferred()
         for pending in missing:
             job = self.store.in_flight(pending.key)
             self.ledger.deferred(owner, pending, job.id if job else None)
@@ -284,12 +268,10 @@ class Run:
         batchable = [p for p in missing_calls if self._has_batch_api(p)]
         self.tell_request_changes(batchable)
         self.budget.check([p for p in batchable if not self.paid_for(p)])
-        changes = self._note_waiting(batchable)
-        if changes:  # written down before it is bought
-            self.replay.renewal.begin()
-            self.store.owners.update(changes)
+        owners = self.memory.note_purchase(batchable)  # written down before it is bought
+        if owners:
             self._waves += 1
-            tests = f"{len(changes):,} test{'' if len(changes) == 1 else 's'}"
+            tests = f"{owners:,} test{'' if owners == 1 else 's'}"
             where = f"wave {self._waves}, {tests}"
             self._notify(Event("gathered", requests=len(batchable), message=where))
             self.batcher.submit(batchable, valid=self._still_counts(batchable))
@@ -307,7 +289,7 @@ class Run:
         """Whether a call may go out in real time: the cost guard covers these, too."""
         if not self.refused:
             try:
-                self.allow(call.key, call.request)
+                self._allow(call.key, call.request)
             except ConfigurationError as error:
                 self.refused = str(error)
         return not self.refused
@@ -364,38 +346,9 @@ class Run:
             self.replay.realtime_bases.add(pending.target.base_url)
         return has_one
 
-    # ---- what outlives the run
-
-    def _note_waiting(self, missing_calls: Iterable[MissingCall]) -> dict[str, OwnerState]:
-        """Note what is bought for whom; return what to write down about it."""
-        changes: dict[str, OwnerState] = {}
-        missing_calls, bought_keys = list(missing_calls), self.replay.bought_keys
-        for pending in missing_calls:
-            bought_keys[pending.owner].add(pending.key)
-        for owner in {pending.owner for pending in missing_calls}:
-            known = self.replay.state.get(owner, NOTHING)
-            waiting = tuple(sorted(bought_keys[owner]))
-            changes[owner] = self.replay.state[owner] = replace(
-                self.replay.renewal.waiting(owner, known), waiting=waiting, judged=False
-            )
-        return changes
-
     def bought(self, missing_calls: Iterable[MissingCall], realtime_bases: Iterable[str]) -> None:
         """Take note of a wave that another process bought for this one's tests."""
-        self.replay.realtime_bases.update(realtime_bases)
         without = self.replay.realtime_bases
-        self._note_waiting(p for p in missing_calls if p.target.base_url not in without)
+        without.update(realtime_bases)
+        self.memory.note_bought(p for p in missing_calls if p.target.base_url not in without)
         self.store.refresh()
-
-    def save(self, *, goes_on: bool) -> None:
-        """Write down whose errors have served and who is no longer waiting.
-
-        Where the run ``goes_on`` later, judged tests with generated identifiers ask once more.
-        """
-        judged = self._generated if goes_on else {}
-        self._changes |= {o: e for o, e in judged.items() if not self._changes.get(o)}
-        if not self._deferred:  # else a fixture may be asked again on behalf of another test
-            self._changes = dict.fromkeys(self._fixtures & self.replay.state.keys()) | self._changes
-        if self._changes:
-            self.store.owners.update(self._changes)
-            self._changes.clear()

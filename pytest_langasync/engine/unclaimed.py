@@ -19,7 +19,7 @@ def enter_unused(ledger: Ledger, store: Store, used: Container[str]) -> None:
     tests = set(ledger.tests())
     for key in (key for key in store.received_since(ledger.started_at) if key not in used):
         answer, stored = store.answer(key), store.request(key)
-        if answer is not None and stored is not None:
+        if answer is not None and stored is not None and not answer.foreign:
             meta = stored.meta
             body = stored.body() or {"model": meta.model}
             target = Target(meta.provider, meta.base_url, meta.endpoint, meta.headers)

@@ -15,9 +15,11 @@ from pytest_langasync.interception.wire import Reply, Send, Wire
 
 __all__ = ["AiohttpCall"]
 
-LENGTHS = ("content-length", "transfer-encoding")
-BODY = ("data", "json", "params", "auth", "headers")
-"""Arguments that what is sent instead comes without."""
+LENGTHS = ("content-length", "transfer-encoding", "host")
+ASKED = ("data", "json", "auth", "headers")
+"""Arguments that are put together anew where something else is sent."""
+WAY = ("proxy", "ssl", "server_", "verify_")
+"""Beginnings of the arguments that say which way a request takes."""
 
 
 class AiohttpCall:
@@ -51,7 +53,8 @@ class AiohttpCall:
 
     async def wire(self) -> Wire:
         """See ``LeafCall``."""
-        return Wire(self.method, self.url, self.path, self._headers(), await self._content())
+        content = await self._content()
+        return Wire(self.method, self.url, self.path, self._headers(), content)
 
     async def pass_on(self) -> Any:
         """See ``LeafCall``."""
@@ -59,19 +62,20 @@ class AiohttpCall:
 
     async def send(self, decision: Send) -> Reply:
         """See ``LeafCall``."""
-        if "auto_decompress" in self._kwargs:  # httpx-aiohttp leaves that to httpx
-            self._kwargs["auto_decompress"] = True
-        if decision.content is None and not decision.url:
-            return await self._read(await self.pass_on())
-        kwargs = {name: value for name, value in self._kwargs.items() if name not in BODY}
-        content = await self._content() if decision.content is None else decision.content
-        headers = {n: v for n, v in self._headers().items() if n not in (*LENGTHS, "host")}
-        kwargs |= {"data": content or None, "headers": headers}
+        # What came is recorded before anybody raises for its status.
+        kwargs = {**self._kwargs, "raise_for_status": False}
+        if "auto_decompress" in kwargs:  # httpx-aiohttp leaves that to httpx
+            kwargs["auto_decompress"] = True
+        if decision.content is not None or decision.url:
+            content = await self._content() if decision.content is None else decision.content
+            headers = {n: v for n, v in self._headers().items() if n not in LENGTHS}
+            kwargs = {name: value for name, value in kwargs.items() if name not in ASKED}
+            kwargs |= {"data": content or None, "headers": headers}
         if not decision.url:
             return await self._read(
-                await self._original(self._session, self.method, self._url, **kwargs)
+                await self._original(self._session, self.method, self._given, **kwargs)
             )
-        kwargs = {n: v for n, v in kwargs.items() if not n.startswith(("proxy", "ssl", "server_"))}
+        kwargs = {n: v for n, v in kwargs.items() if not n.startswith(WAY) and n != "params"}
         async with self._library.ClientSession() as direct:
             there = await self._original(direct, self.method, decision.url, **kwargs)
             return await self._read(there)
@@ -100,19 +104,47 @@ class AiohttpCall:
             auth = self._library.BasicAuth(self._url.user, self._url.password or "")
         if auth is not None:
             headers.setdefault("authorization", auth.encode())
-        if self._kwargs.get("json") is not None:
-            headers.setdefault("content-type", "application/json")
         return headers
 
     async def _content(self) -> bytes:
-        """Return the body, or nothing where it is a stream: it cannot be an SDK's JSON body."""
-        data, value = self._kwargs.get("data"), self._kwargs.get("json")
-        if value is not None:
-            text = self._session._json_serialize(value)
-            return text if isinstance(text, bytes) else text.encode()
-        if isinstance(data, str):
-            return data.encode()
-        return bytes(data) if isinstance(data, bytes | bytearray | memoryview) else b""
+        """Return the body, which then is no stream and no form any more."""
+        given = self._kwargs.get("data")
+        if (value := self._kwargs.pop("json", None)) is not None:
+            given, kind = self._session._json_serialize(value), "application/json"
+        else:
+            given, kind = await self._whole(given)
+        content = given.encode() if isinstance(given, str) else bytes(given or b"")
+        self._kwargs["data"] = content or None
+        headers = self._session._prepare_headers(self._kwargs.get("headers"))
+        if kind and "content-type" not in headers:
+            self._kwargs["headers"] = {**(self._kwargs.get("headers") or {}), "content-type": kind}
+        return content
+
+    async def _whole(self, data: Any) -> tuple[Any, str]:
+        """Return a body as text or bytes, and its content type where only the body has it."""
+        if data is None or isinstance(data, str | bytes | bytearray | memoryview):
+            return data, ""
+        if hasattr(data, "read"):
+            return data.read(), ""
+        if hasattr(data, "__aiter__"):
+            return b"".join([part async for part in data]), ""
+        payload = data
+        if not isinstance(data, self._library.Payload):
+            form = data if isinstance(data, self._library.FormData) else None
+            payload = (form or self._library.FormData(data))()
+        writer = _Buffer()
+        await payload.write(writer)
+        return bytes(writer.content), str(payload.headers.get("content-type", ""))
+
+
+class _Buffer:
+    """Takes what a payload would write to a connection."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    async def write(self, chunk: Any) -> None:
+        self.content += chunk
 
 
 def _response(library: ModuleType, session: Any, method: str, url: Any, reply: Reply) -> Any:

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib.abc
-import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
+from pytest_langasync.interception import sockets
 from pytest_langasync.interception.aiohttp_leaf import AiohttpCall
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.httpx_leaf import AsyncHttpxCall, HttpxCall
+from pytest_langasync.interception.patches import ImportWatcher
+from pytest_langasync.interception.urllib3_leaf import Urllib3Call
 from pytest_langasync.interception.wire import (
     AsyncLeafCall,
     LeafCall,
@@ -33,7 +34,7 @@ from pytest_langasync.interception.wire import (
 
 __all__ = ["Interceptor"]
 
-LIBRARIES = ("httpx", "httpx2", "aiohttp")
+LIBRARIES = ("httpx", "httpx2", "aiohttp", "urllib3")
 
 
 class Interceptor:
@@ -44,7 +45,7 @@ class Interceptor:
         self._concurrency = concurrency
         self._installed = False
         self._patched: list[tuple[type, str, Any, Any]] = []
-        self._watcher = _ImportWatcher(LIBRARIES, self._patch)
+        self._watcher = ImportWatcher(LIBRARIES, self._patch)
 
     def install(self) -> None:
         """Patch what is imported, and what will be."""
@@ -114,44 +115,19 @@ class Interceptor:
     def _concerns(self, call: LeafCall | AsyncLeafCall) -> bool:
         if not self._installed or is_untouched():
             return False
-        return self._router.concerns(call.method, call.url, call.path) and not call.mocked()
+        if not self._router.concerns(call.method, call.url, call.path) or call.mocked():
+            return False
+        parts = urlsplit(call.url)
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        return not sockets.are_closed_to(parts.hostname or "", port)
 
 
 def _leaves(library: ModuleType) -> Iterator[tuple[type, str, Callable[..., Any]]]:
     """Yield the classes and methods that are a library's leaves, and what a call of each is."""
-    if hasattr(library, "ClientSession"):
+    if library.__name__ == "urllib3":
+        yield library.HTTPConnectionPool, "urlopen", Urllib3Call
+    elif library.__name__ == "aiohttp":
         yield library.ClientSession, "_request", AiohttpCall
     else:
         yield library.HTTPTransport, "handle_request", HttpxCall
         yield library.AsyncHTTPTransport, "handle_async_request", AsyncHttpxCall
-
-
-class _ImportWatcher(importlib.abc.MetaPathFinder):
-    """Tells when a library has been imported: importing each for its patch would cost a second."""
-
-    def __init__(self, names: Sequence[str], imported: Callable[[ModuleType], None]) -> None:
-        self._names = frozenset(names)
-        self._imported = imported
-        self._looking: set[str] = set()
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Return what the other finders find, with a loader that reports when it is done."""
-        if name not in self._names or name in self._looking:
-            return None
-        self._looking.add(name)
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self._looking.discard(name)
-        loader = spec.loader if spec is not None else None
-        if loader is not None:
-            execute = loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                execute(module)
-                self._imported(module)
-
-            loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec

@@ -20,8 +20,10 @@ This relies on inner behaviour in these places:
   ``BaseEventLoop``, in ``uvloop.Loop`` and in what ``nest_asyncio`` patches
   (``test_queue_workers``, in all its loops). A task's ``_fut_waiter`` is what it waits for, and
   ``cr_await`` leads from a coroutine to the one that it waits for (``test_an_actor``).
-* trio: a nursery cancels its other tasks when one raises, in ``Nursery._add_exc``
-  (``test_trio_siblings``); ``wait_all_tasks_blocked`` returns when nothing has run for a while.
+* trio and anyio: a nursery or task group cancels its other tasks when one raises, also those that
+  wait for a semaphore; so a task that it started lets its park out late (``test_trio_siblings``,
+  ``test_siblings[anyio_limiter-*]``). Trio's ``wait_all_tasks_blocked`` returns when nothing has
+  run for a while.
 * anyio's pytest plugin keeps one task for many tests (``test_anyio_runner``).
 """
 
@@ -41,13 +43,14 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from types import CodeType
 from typing import Any
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.interception.context import (
     CallContext,
     ContextTracker,
     caller_here,
     current_task,
 )
-from pytest_langasync.interception.patches import Patches
+from pytest_langasync.interception.patches import ImportWatcher, Patches
 from pytest_langasync.interception.threads import Threads
 from pytest_langasync.interception.waiting import NETWORK, STUCK, Watchdog, is_network
 
@@ -75,6 +78,7 @@ TURNING = 1.0
 CALM = 2
 """Looks in a row at which nothing can go on by itself, after which the main coroutine is ended."""
 
+MONOTONIC = time.monotonic
 Loop = asyncio.AbstractEventLoop
 Task = asyncio.Task[Any]
 
@@ -101,36 +105,48 @@ class Loops:
         self._running: dict[Loop, _Running] = {}
         self._patches = Patches()
         self._patched: set[str] = set()
+        self._watcher = ImportWatcher(tuple(self._libraries()), lambda module: self.refresh())
 
     # ---- life
 
     def install(self) -> None:
-        """Start to follow event loops."""
+        """Start to follow event loops; those of other libraries as soon as they are imported."""
         self.refresh()
-
-    def refresh(self) -> None:
-        """Patch the loops of libraries that were imported since; costs a few look-ups."""
-        uvloop = sys.modules.get("uvloop")
-        for owner in (*_with_subclasses(asyncio.BaseEventLoop), getattr(uvloop, "Loop", None)):
-            method = getattr(owner, "run_until_complete", None)
-            if method is not None and not hasattr(method, "langasync"):
-                self._patches.put(owner, "run_until_complete", self._make_run)
-                owner.run_until_complete.langasync = True  # type: ignore[union-attr]
-        for name, patch in (("nest_asyncio", self._patch_nest), ("trio", self._patch_trio)):
-            module = sys.modules.get(name)
-            if module is not None and name not in self._patched:
-                self._patched.add(name)
-                patch(module)
+        sys.meta_path.insert(0, self._watcher)
 
     def uninstall(self) -> None:
         """Undo every patch."""
+        if self._watcher in sys.meta_path:
+            sys.meta_path.remove(self._watcher)
         self._patches.undo()
         self._patched.clear()
 
     def begin(self) -> None:
         """Begin an attempt."""
-        self.refresh()
         self._parked_loops.clear()
+
+    def refresh(self) -> None:
+        """Patch the loops and libraries that are there by now."""
+        for owner in _with_subclasses(asyncio.BaseEventLoop):
+            self._patch_loop(owner)
+        for name, patch in self._libraries().items():
+            module = sys.modules.get(name)
+            if module is not None and name not in self._patched:
+                self._patched.add(name)
+                patch(module)
+
+    def _libraries(self) -> dict[str, Callable[[Any], None]]:
+        return {
+            "uvloop": lambda uvloop: self._patch_loop(uvloop.Loop),
+            "nest_asyncio": self._patch_nest,
+            "trio": self._patch_trio,
+            "anyio._backends._asyncio": self._patch_anyio,
+        }
+
+    def _patch_loop(self, owner: Any) -> None:
+        if not hasattr(owner.run_until_complete, "langasync"):
+            self._patches.put(owner, "run_until_complete", self._make_run)
+            owner.run_until_complete.langasync = True
 
     # ---- parking
 
@@ -152,15 +168,23 @@ class Loops:
             return
         self._held.add(task)
         try:
-            seen, left = self._contexts.calls, QUIET_TURNS
             await asyncio.sleep(0)
-            while left and self._siblings_of_held():
-                await asyncio.sleep(TURN)
-                left -= 1
-                if self._contexts.calls != seen:
-                    seen, left = self._contexts.calls, QUIET_TURNS
+            await self._quiet(lambda: not self._siblings_of_held())
         finally:
             self._held.discard(task)
+
+    async def _quiet(self, done: Callable[[], bool]) -> bool:
+        """Wait until no call has come for a while; return whether it was done before."""
+        end = CLOCK.timer() + STUCK
+        seen, left = self._contexts.calls, QUIET_TURNS
+        while left and CLOCK.timer() < end:
+            if done():
+                return True
+            await _turn()
+            left -= 1
+            if self._contexts.calls != seen:
+                seen, left = self._contexts.calls, QUIET_TURNS
+        return False
 
     def _siblings_of_held(self) -> bool:
         """Whether a task exists that neither is held nor waits for a held one."""
@@ -186,16 +210,12 @@ class Loops:
         """Let the tasks that a parked main coroutine left behind go on to their own calls."""
         running = self._running.get(asyncio.get_running_loop())
         outer = {asyncio.current_task(), *(running.mains if running is not None else ())}
-        end = time.monotonic() + STUCK
-        seen, left = self._contexts.calls, QUIET_TURNS
-        while left and time.monotonic() < end:
-            if set(self._tasks_of(attempt)) <= outer and self._threads.idle():
-                return
-            await asyncio.sleep(TURN)
-            left -= 1
-            if self._contexts.calls != seen:
-                seen, left = self._contexts.calls, QUIET_TURNS
-        attempt.cut_short = True
+
+        def done() -> bool:
+            return set(self._tasks_of(attempt)) <= outer and self._threads.idle()
+
+        if not await self._quiet(done):
+            attempt.cut_short = True
 
     def _tasks_of(self, attempt: Any, loop: Loop | None = None) -> list[Task]:
         tasks = self._contexts.tasks
@@ -210,7 +230,7 @@ class Loops:
                 if not running.watched:
                     with contextlib.suppress(RuntimeError):  # closed meanwhile
                         running.loop.call_soon_threadsafe(self.look_after, running.loop)
-                return time.monotonic() - running.looked_at < TURNING
+                return CLOCK.timer() - running.looked_at < TURNING
         return False
 
     def look_after(self, loop: Loop) -> None:
@@ -224,7 +244,7 @@ class Loops:
         """Look at the main coroutine of a loop, from within, until it ends."""
         if self._running.get(running.loop) is not running:
             return
-        running.looked_at = time.monotonic()
+        running.looked_at = CLOCK.timer()
         if running.attempt.parked and self._is_stuck(running, running.looked_at):
             running.attempt.cut_short = True
             self._watchdog.end_items(running.attempt)
@@ -378,26 +398,56 @@ class Loops:
         return factory
 
     def _patch_trio(self, trio: Any) -> None:
-        async def end(scope: Any) -> None:
-            await self._hold_elsewhere()
-            scope.cancel()
+        self._patches.put(trio.Nursery, "start_soon", self._make_start_soon)
 
-        def make(original: Callable[..., None]) -> Callable[..., None]:
-            def add(nursery: Any, exception: BaseException, *args: Any, **kwargs: Any) -> None:
-                if not self._is_park(exception):
-                    original(nursery, exception, *args, **kwargs)
-                    return
-                nursery._pending_excs.append(exception)
-                trio.lowlevel.spawn_system_task(end, nursery.cancel_scope)
+    def _patch_anyio(self, backend: Any) -> None:
+        if hasattr(backend.TaskGroup, "create_task"):  # since 4.14 start_soon makes use of it
+            self._patches.put(backend.TaskGroup, "create_task", self._make_create_task)
+        else:
+            self._patches.put(backend.TaskGroup, "start_soon", self._make_start_soon)
 
-            return add
+    def _make_create_task(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def create_task(group: Any, coroutine: Any, **kwargs: Any) -> Any:
+            if self._contexts.current() is None or not asyncio.iscoroutine(coroutine):
+                return original(group, coroutine, **kwargs)
+            delayed: Any = self._delayed(coroutine)
+            delayed.__qualname__ = getattr(coroutine, "__qualname__", delayed.__qualname__)
+            return original(group, delayed, **kwargs)
 
-        self._patches.put(trio.Nursery, "_add_exc", make)
+        return create_task
 
-    def _is_park(self, exception: BaseException) -> bool:
-        if isinstance(exception, BaseExceptionGroup):
-            return exception.split(self._parked_type)[1] is None
-        return isinstance(exception, self._parked_type)
+    def _make_start_soon(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def start_soon(group: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+            parent = self._contexts.current()
+            if parent is None:
+                return original(group, function, *args, **kwargs)
+            context = CallContext(parent.attempt, parent, "task")
+
+            @functools.wraps(function)
+            async def child(*args: Any) -> Any:
+                if current_task() is None:  # trio's tasks are known by their context variables
+                    caller_here.set(context)
+                return await self._delayed(function(*args))
+
+            return original(group, child, *args, **kwargs)
+
+        return start_soon
+
+    async def _delayed(self, coroutine: Any) -> Any:
+        """Await a coroutine, and let its park out only when its siblings have asked, too."""
+        try:
+            return await coroutine
+        except self._parked_type:
+            task = current_task()
+            if task is None:
+                await self._hold_elsewhere()
+                raise
+            self._held.add(task)
+            try:
+                await self._quiet(lambda: False)
+            finally:
+                self._held.discard(task)
+            raise
 
 
 class _Running:
@@ -410,9 +460,19 @@ class _Running:
         self.mains: list[Task] = []
         """What it is run for, the innermost last: ``nest_asyncio`` nests runs."""
         self.watched = False
-        self.looked_at = self.called_at = time.monotonic()
+        self.looked_at = self.called_at = CLOCK.timer()
         self.calls = -1
         self.calm = 0
+
+
+async def _turn() -> None:
+    """Let the loop turn for a moment, also where a test has frozen its clock (freezegun): none of
+    its timers ever ends then."""
+    if time.monotonic is MONOTONIC:
+        await asyncio.sleep(TURN)
+    else:
+        time.sleep(TURN)
+        await asyncio.sleep(0)
 
 
 def _retrieve_for(caller: CallContext) -> Callable[[Task], None]:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.interception.context import CallContext, ContextTracker, caller_here
 from pytest_langasync.interception.patches import Patches
 from pytest_langasync.interception.waiting import STUCK, Watchdog
@@ -187,11 +188,11 @@ class Threads:
         def terminate(pool: Any) -> None:
             """Let a pool's items have their turn: ``with`` ends it when the first was parked."""
             if self._in_parked_attempt():
-                calls, end = self._contexts.calls, time.monotonic() + STUCK
-                while pool._cache and time.monotonic() < end:
+                calls, end = self._contexts.calls, CLOCK.timer() + STUCK
+                while pool._cache and CLOCK.timer() < end:
                     time.sleep(0.001)
                     if calls != self._contexts.calls:
-                        calls, end = self._contexts.calls, time.monotonic() + STUCK
+                        calls, end = self._contexts.calls, CLOCK.timer() + STUCK
             original(pool)
 
         return terminate

@@ -37,12 +37,12 @@ import ctypes
 import signal
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Protocol
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.interception.context import CallContext, ContextTracker
 from pytest_langasync.interception.patches import Patches
 
@@ -115,7 +115,7 @@ class _UnderWay:
         """How many blocks of ``interruptible`` it is in."""
         self.gently = False
         self.calls = calls
-        self.called_at = time.monotonic()
+        self.called_at = CLOCK.timer()
         self.calm_since: float | None = None
         self.ended = False
         """Whether it has been told to end."""
@@ -317,10 +317,10 @@ class Watchdog:
                 return original(thread, timeout)
             self._refuse(context)
             one = _Wait(context, timed=timeout is not None)
-            end = None if timeout is None else time.monotonic() + timeout
+            end = None if timeout is None else CLOCK.timer() + timeout
             with self._known(one):
                 while True:
-                    left = LOOK if end is None else max(0.0, min(LOOK, end - time.monotonic()))
+                    left = LOOK if end is None else max(0.0, min(LOOK, end - CLOCK.timer()))
                     original(thread, left)
                     if one.interrupted:
                         raise self._parked_type("parked")
@@ -342,7 +342,7 @@ class Watchdog:
         """Look at every attempt that is parked and under way; return whether there is one."""
         parked = [one for one in list(self._under_way.values()) if one.attempt.parked]
         for one in parked:
-            if one.depth and self._is_stuck(one, time.monotonic()):
+            if one.depth and self._is_stuck(one, CLOCK.timer()):
                 self._end(one)
         return bool(parked)
 
@@ -374,7 +374,7 @@ class Watchdog:
     def _end(self, one: _UnderWay) -> None:
         """Raise the park wherever the attempt waits. Threads of its own that are left wait on."""
         one.attempt.cut_short = one.ended = True
-        one.called_at, one.calm_since = time.monotonic(), None
+        one.called_at, one.calm_since = CLOCK.timer(), None
         reached = False
         for wait in list(self._waits):
             if wait.context.attempt is one.attempt and wait.thread not in self._bare(one):

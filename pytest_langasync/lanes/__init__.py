@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_langasync.config import Settings
+from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.models import Event, Target
 from pytest_langasync.providers import Client, Provider, by_name
 
@@ -48,6 +48,6 @@ class RunContext:
     tick: Callable[[], None] = lambda: None
     connect: Callable[[Target], Client] = _connect
     lookup: Callable[[str], Provider] = by_name
-    clock: Callable[[], float] = time.time
-    timer: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = CLOCK.now
+    timer: Callable[[], float] = CLOCK.timer
     sleep: Callable[[float], None] = time.sleep

@@ -99,21 +99,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
         invitation = Invitation.model_validate(vars(config)["workerinput"][WORKERINPUT])
     reporter = Reporter(config, settings, invitation.started_at if invitation else None)
-    if not worker and not config.option.collectonly:
-        from pytest_langasync.plugin.run_record import RunRecorder
-
-        config.pluginmanager.register(RunRecorder(config, settings, reporter), "langasync-record")
-    config.pluginmanager.register(reporter, "langasync-reporter")
-    if distributed and not config.option.collectonly:
+    if config.option.collectonly:
+        config.pluginmanager.register(reporter, "langasync-reporter")
+        return
+    session: ControllerSession | Session
+    if distributed:
         from pytest_langasync.plugin.xdist_controller import ControllerSession
 
-        distribution = ControllerSession(config, settings, reporter)
-        config.pluginmanager.register(distribution, "langasync-distribution")
-    elif not config.option.collectonly:
+        session, name = ControllerSession(config, settings, reporter), "langasync-distribution"
+    else:
         from pytest_langasync.plugin.session import Session
 
-        session = Session(config, settings, reporter, invitation)
-        config.pluginmanager.register(session, "langasync-session")
+        session, name = Session(config, settings, reporter, invitation), "langasync-session"
+    if not worker:
+        from pytest_langasync.plugin.run_record import RunRecorder
+
+        record = RunRecorder(config, session.run, reporter)
+        config.pluginmanager.register(record, "langasync-record")
+    config.pluginmanager.register(reporter, "langasync-reporter")
+    config.pluginmanager.register(session, name)
 
 
 def _score(config: pytest.Config) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from pytest_langasync.cache import redaction
-from pytest_langasync.cache.store import Store
-from pytest_langasync.config import Settings
+from pytest_langasync.config import CLOCK
+from pytest_langasync.engine.run import Run
 from pytest_langasync.exceptions import CacheError, ConfigurationError
 from pytest_langasync.plugin.report_buffer import fail_run
 from pytest_langasync.plugin.terminal import Reporter
@@ -36,11 +36,12 @@ STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 class RunRecorder:
     """Adds the run up once it is over; ``pytest_langasync_run_finished`` hands it on."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, reporter: Reporter) -> None:
+    def __init__(self, config: pytest.Config, run: Run, reporter: Reporter) -> None:
         self.config = config
-        self.settings = settings
+        self.settings = run.settings
         self.reporter = reporter
-        self.store = Store(settings.cache)
+        self.store = run.store
+        self._ledger = run.ledger
         started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(reporter.started_at))
         self.name = f"{started}-{secrets.token_hex(2)}"
         self.comparison: dict[str, Any] | None = None
@@ -71,7 +72,7 @@ class RunRecorder:
         if self.settings.estimate or session.exitstatus == pytest.ExitCode.USAGE_ERROR:
             return
         if self.settings.report:
-            self.store.open()  # for the bodies
+            self.store.refresh()  # workers wrote answers, too
         run = self._document(int(session.exitstatus))
         self._keep(run)
         for name in self.settings.report:
@@ -166,13 +167,13 @@ class RunRecorder:
         evals = self.config.pluginmanager.get_plugin("langasync-evals")
         listeners = self.config.hook.pytest_langasync_run_finished.get_hookimpls()
         return jsonfile.run_json(
-            self.reporter.ledger,
+            self._ledger,
             name=self.name,
             tests=self.reporter.tests(),
             gates=evals.gates.results() if evals is not None else (),
             comparison=self.comparison,
             exit_status=exit_status,
-            now=time.time(),
+            now=CLOCK.now(),
             settings=self.settings.shown(),
             calls=bool(self.settings.report or listeners),
         )

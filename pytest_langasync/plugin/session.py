@@ -1,4 +1,4 @@
-"""The run under pytest: attempts, parked tests, waves, verdicts. Hooks decide, the engine works."""
+"""The run under pytest: attempts, parked tests, waves, verdicts. Hooks decide, ``engine`` works."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 from pytest_langasync.config import Settings
 from pytest_langasync.engine import differences
 from pytest_langasync.engine.replay import Attempt
-from pytest_langasync.engine.run import Run
+from pytest_langasync.engine.run import Front, Run
 from pytest_langasync.exceptions import CacheError, ConfigurationError
+from pytest_langasync.models import Request
 from pytest_langasync.plugin.marker import MarkerOptions
 from pytest_langasync.plugin.parked_fixtures import Parked, ParkedFixtures, UnmarkedTest
 from pytest_langasync.plugin.report_buffer import ReportBuffer, report_outcome
@@ -42,38 +43,44 @@ class Session:
         self.config = config
         self.settings = settings
         self.reporter = reporter
-        self.engine = Run(
-            settings,
+        front = Front(
+            parked_type=Parked,
             notify=reporter.event,
             tick=reporter.tick,
-            parked_type=Parked,
+            started_at=reporter.started_at,
+            local_url=invitation.sandbox if invitation else "",
             sandbox_reply=lambda request: config.hook.pytest_langasync_sandbox_reply(
                 request=request
             ),
-            started_at=reporter.started_at,
-            local_url=invitation.sandbox if invitation else "",
+            allow=self._allow if invitation else None,
         )
+        self.run = Run(settings, front)
+        reporter.follow(self.run)
         self.worker: WorkerLink | None = None
         if invitation:
             self.worker = WorkerLink(
                 invitation,
-                self.engine.store,
-                bought=self.engine.bought,
+                self.run.store,
+                bought=self.run.bought,
                 failed=lambda: self._pytest_session.testsfailed,
-                refused=lambda: self.engine.refused,
+                refused=lambda: self.run.refused,
             )
-            self.engine.allow = self.worker.allow
         self.attempt: Attempt | None = None
         self._unmarked: UnmarkedTest | None = None
         self._parked_fixtures = ParkedFixtures()
-        self.waves = Waves(config, settings, reporter, self.engine, self.worker)
+        self.waves = Waves(config, settings, reporter, self.run, self.worker)
+
+    def _allow(self, key: str, request: Request) -> None:
+        """Ask the process that keeps the budget. Raises ``ConfigurationError``."""
+        assert self.worker is not None
+        self.worker.allow(key, request)
 
     # ---- the session
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         try:
-            self.engine.start()
+            self.run.start()
         except (ConfigurationError, CacheError) as error:
             raise pytest.UsageError(str(error)) from None
         self.buffer = ReportBuffer(session)
@@ -86,24 +93,24 @@ class Session:
         """A module that makes its client without a key when it is imported: one line says it."""
         report = yield
         error = getattr(getattr(report, "call", None), "excinfo", None)
-        if report.failed and error is not None and self.engine.lacks_key(error.value):
-            report.longrepr = self.engine.refused
+        if report.failed and error is not None and self.run.lacks_key(error.value):
+            report.longrepr = self.run.refused
         return report
 
     def pytest_collection_modifyitems(self) -> None:
-        if self.engine.refused:
-            raise pytest.UsageError(self.engine.refused)
+        if self.run.refused:
+            raise pytest.UsageError(self.run.refused)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.worker is None:
-            self.reporter.finish(self.engine)
+            self.reporter.finish()
             return
         stopped = bool(session.shouldfail or session.shouldstop)
-        self.worker.leave(self.reporter.books(self.engine), stopped=stopped)
+        self.worker.leave(self.reporter.books(), stopped=stopped)
 
     def pytest_unconfigure(self) -> None:
-        self.engine.close()
+        self.run.close()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -120,7 +127,7 @@ class Session:
             raise
         finally:
             try:
-                self.engine.save(goes_on=True)
+                self.run.memory.save(goes_on=True)
             except CacheError as error:
                 self.reporter.trouble(str(error))
 
@@ -141,12 +148,12 @@ class Session:
             self.buffer.release()
             raise
         if not attempt.parked:
-            self.engine.judge(attempt)
+            self.run.judge(attempt)
             self.buffer.release()
             return result
         self.buffer.discard()
         if not self._fail_if_not_reproducible(item, attempt):
-            self.engine.park(attempt)
+            self.run.park(attempt)
             self.waves.park(entry, attempt.missing.values())
             self.reporter.parked(len(self.waves.queue))
         return result
@@ -157,7 +164,7 @@ class Session:
     ) -> Iterator[Attempt]:
         repeat = getattr(getattr(item, "callspec", None), "params", {}).get("langasync_repeat", 0)
         sample = f"repeat {repeat}" if repeat else ""
-        with self.engine.attempt(item.nodeid, number, options.attempt(sample)) as attempt:
+        with self.run.attempt(item.nodeid, number, options.attempt(sample)) as attempt:
             self.attempt = attempt
             try:
                 yield attempt
@@ -201,7 +208,7 @@ class Session:
     def _phase(self, item: pytest.Item, *, gently: bool = False) -> Generator[None, T, T]:
         """Turn a park into a cheap outcome: a failure report with its traceback costs a second."""
         try:
-            with self.engine.concurrency.interruptible(self.attempt, gently=gently):
+            with self.run.concurrency.interruptible(self.attempt, gently=gently):
                 result = yield
         except KeyboardInterrupt:
             raise
@@ -221,7 +228,7 @@ class Session:
             return unmarked is not None and unmarked.missing is not None
         if not self.attempt.parked:
             missing = self._parked_fixtures.reached(item, exception)
-            if missing is None and exception is not None and self.engine.lacks_key(exception):
+            if missing is None and exception is not None and self.run.lacks_key(exception):
                 missing = []
             if missing is not None:
                 self.attempt.wait_for(missing)
@@ -232,7 +239,7 @@ class Session:
         function = pyfuncitem.obj
         if self.attempt is None or not inspect.iscoroutinefunction(function):
             return (yield)
-        pyfuncitem.obj = self.engine.concurrency.bind(function)
+        pyfuncitem.obj = self.run.concurrency.bind(function)
         try:
             return (yield)
         finally:
@@ -244,7 +251,7 @@ class Session:
     ) -> Generator[None, T, T]:
         if self.attempt is None:
             return (yield)
-        concurrency = self.engine.concurrency
+        concurrency = self.run.concurrency
         return (
             yield from self._parked_fixtures.set_up(fixturedef, request, self.attempt, concurrency)
         )
@@ -269,20 +276,20 @@ class Session:
     def calls(self) -> list[dict[str, Any]]:
         """Return the answered calls of the running attempt, as plain data; money in USD."""
         used = self.attempt.used if self.attempt is not None else []
-        return [self.engine.ledger.priced(call, answer) for _, call, answer in used]
+        return [self.run.ledger.priced(call, answer) for _, call, answer in used]
 
     def side_by_side(self, works: Sequence[Callable[[], T]]) -> list[T]:
         """Do works of the running test that do not depend on each other: all calls in one wave."""
-        return self.engine.concurrency.side_by_side(works)
+        return self.run.concurrency.side_by_side(works)
 
     def _fail_if_not_reproducible(self, item: pytest.Item, attempt: Attempt) -> bool:
         """Fail a test that does not ask again for what it was already answered."""
         difference = attempt.difference()
-        if difference is None or self.engine.first_time(attempt, difference.owner):
+        if difference is None or self.run.first_time(attempt, difference.owner):
             return False
         text = differences.difference(difference.stored, difference.asked)
         self.reporter.strayed(item.nodeid)
-        self.engine.give_up(attempt)
+        self.run.give_up(attempt)
         message = (
             f"{difference.owner} is not reproducible: attempt {attempt.number} asked for something "
             f"else than the attempt before it, and left a bought answer unused.\n\n{text}\n\n"

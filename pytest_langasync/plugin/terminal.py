@@ -6,17 +6,14 @@ controller. Strings come from ``reporting``; this module only carries them to py
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_langasync.cache.store import Store
-from pytest_langasync.config import Settings
-from pytest_langasync.costs.ledger import Ledger
-from pytest_langasync.costs.prices import Estimate, PriceBook
-from pytest_langasync.engine.refresh import end_run
+from pytest_langasync.config import CLOCK, Settings
+from pytest_langasync.costs.prices import Estimate
 from pytest_langasync.models import Answer, Call, Event, Job, MissingCall
 
 if TYPE_CHECKING:
@@ -45,8 +42,7 @@ class Reporter:
     ) -> None:
         self.config = config
         self.settings = settings
-        self.started_at = time.time() if started_at is None else started_at
-        self.ledger = Ledger(self.started_at, PriceBook())
+        self.started_at = CLOCK.now() if started_at is None else started_at
         self.deferred: dict[str, str] = {}
         self.verdicts: dict[str, str] = {}
         self.scores: dict[str, dict[str, Any]] = {}
@@ -63,6 +59,11 @@ class Reporter:
         self._progress: Progress | None = None
         self._gathering: Gathering | None = None
         self._session: pytest.Session | None = None
+        self._run: Run | None = None
+
+    def follow(self, run: Run) -> None:
+        """Report of this run. There is none where tests are only collected."""
+        self._run = run
 
     @property
     def terminal(self) -> Any:
@@ -80,7 +81,7 @@ class Reporter:
                 return
             from pytest_langasync.reporting.progress import Gathering
 
-            self._gathering = Gathering(terminal._tw._file, time.monotonic, terminal._tw.fullwidth)
+            self._gathering = Gathering(terminal._tw._file, CLOCK.timer, terminal._tw.fullwidth)
         if not terminal._tw.width_of_current_line:
             self._gathering.show(tests)
 
@@ -95,7 +96,7 @@ class Reporter:
         self.clear()
 
     def event(self, event: Event) -> None:
-        """Show an event of the batch engine."""
+        """Show an event of the run."""
         if self.terminal is None:
             return
         if self._progress is None:
@@ -107,7 +108,7 @@ class Reporter:
             self.terminal.currentfspath = None
             live = bool(getattr(self.terminal, "isatty", False))
             self._progress = Progress(
-                self.terminal.write_line, live=live, clock=time.time, file=self.terminal._tw._file
+                self.terminal.write_line, live=live, clock=CLOCK.now, file=self.terminal._tw._file
             )
             self._progress.__enter__()
         self._progress(event)
@@ -127,7 +128,7 @@ class Reporter:
         """Return the section of a failing test's report that shows its calls."""
         from pytest_langasync.reporting.terminal import failure_section
 
-        return failure_section(calls, started_at=self.started_at, now=time.time())
+        return failure_section(calls, started_at=self.started_at, now=CLOCK.now())
 
     # ---- what ends a run early, or goes wrong in it
 
@@ -154,30 +155,34 @@ class Reporter:
 
     # ---- the end of the session
 
-    def finish(self, engine: Run) -> None:
-        """Take over the engine's books."""
-        engine.settle_books()
-        for problem in engine.store.problems:
+    def finish(self) -> None:
+        """Close the books."""
+        run = self._run
+        assert run is not None
+        run.settle_books()
+        for problem in run.store.problems:
             self.trouble(problem)
-        self.ledger = engine.ledger
         job_id = self.settings.resume
-        if job_id not in ("", "last") and not (self._left or engine.store.job(job_id)):
+        if job_id not in ("", "last") and not (self._left or run.store.job(job_id)):
             self._unseen = job_id
 
-    def books(self, engine: Run) -> WorkerBooks:
+    def books(self) -> WorkerBooks:
         """Return a worker's part of the books: what ``absorb`` takes."""
         from pytest_langasync.plugin.xdist_messages import WorkerBooks
 
+        run = self._run
+        assert run is not None
         return WorkerBooks(
-            **engine.books(),
-            troubles=[*self.troubles, *engine.store.problems],
+            **run.books(),
+            troubles=[*self.troubles, *run.store.problems],
             not_reproducible=self.not_reproducible,
             left=self._left,
         )
 
-    def absorb(self, books: WorkerBooks, engine: Run) -> None:
+    def absorb(self, books: WorkerBooks) -> None:
         """Enter a worker's books here."""
-        engine.absorb({"ledger": books.ledger, "used": books.used})
+        assert self._run is not None
+        self._run.absorb({"ledger": books.ledger, "used": books.used})
         for trouble in books.troubles:
             self.trouble(trouble)
         self.not_reproducible += books.not_reproducible
@@ -234,13 +239,12 @@ class Reporter:
                 session.exitstatus = EX_TEMPFAIL
         whole = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         stopped = self._left or session.shouldfail or session.shouldstop
-        if whole and not (self.deferred or stopped or hasattr(self.config, "workeroutput")):
-            settings = self.settings
-            end_run(
-                Store(settings.cache),
-                refresh=settings.refresh,
-                max_age=settings.max_age is not None,
-            )
+        if (
+            self._run
+            and whole
+            and not (self.deferred or stopped or hasattr(self.config, "workeroutput"))
+        ):
+            self._run.memory.end_run()
 
     def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:
         """Write the summary."""
@@ -259,7 +263,14 @@ class Reporter:
     def _figures(self, width: int) -> Iterable[Line]:
         from pytest_langasync.reporting import terminal
 
-        summary = self.ledger.summary()
+        if self._run is None:
+            return
+        summary = self._run.ledger.summary()
+        ran = ("passed", "failed")
+        unseen = tuple(test for test in summary.unseen if self.verdicts.get(test) in ran)
+        # Of all tests of a suite, most may have no business with a model.
+        hidden = self.settings.all and bool(summary.rows)
+        summary = replace(summary, unseen=() if hidden else unseen)
         verbose = self.config.get_verbosity() > 0
         lines = terminal.summary_lines(summary, verbose=verbose, width=width)
         if self.settings.estimate and not self.config.option.collectonly:

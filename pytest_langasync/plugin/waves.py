@@ -43,15 +43,15 @@ class Waves:
         config: pytest.Config,
         settings: Settings,
         reporter: Reporter,
-        engine: Run,
+        run: Run,
         worker: WorkerLink | None = None,
     ) -> None:
         self.config = config
         self.settings = settings
         self.reporter = reporter
-        self.engine = engine
+        self._run = run
         self.worker = worker
-        self.market = worker or LaneBuyer(engine, settings, reporter.estimated)
+        self.market = worker or LaneBuyer(run, settings, reporter.estimated)
         self.queue: list[Entry] = []
         self._again: dict[pytest.Item, Entry] = {}
         self._order: dict[pytest.Item, int] = {}
@@ -93,7 +93,7 @@ class Waves:
         except session.Interrupted:
             raise
         except KeyboardInterrupt:
-            self.reporter.interrupted(self.engine.batcher.running)
+            self.reporter.interrupted(self._run.batcher.running)
             self._defer("interrupted")
             raise
         finally:
@@ -112,10 +112,10 @@ class Waves:
             bought = self.market.buy(missing)
             if bought.stopped:
                 raise session.Interrupted("stopped")
-            self.engine.replay.send_now(bought.urgent, bought.cancelled_at)
+            self._run.replay.send_now(bought.urgent, bought.cancelled_at)
             if bought.over:
                 return bought.why
-            everybody, answered = bought.everybody, self.engine.answered
+            everybody, answered = bought.everybody, self._run.answered
             ready = [e for e in self.queue if everybody or answered(e.missing)]
             # Nobody knows what a test without a call waits for: it runs when others do, and once
             # more when no others are left. By itself it brings nothing forward.
@@ -177,8 +177,8 @@ class Waves:
     def _defer(self, why: str = "") -> None:
         """Report every test that is still waiting as deferred."""
         for entry in self._take(self.queue):
-            reason = self.engine.reason(entry.missing, why)
-            self.engine.defer(entry.item.nodeid, entry.missing)
+            reason = self._run.reason(entry.missing, why)
+            self._run.defer(entry.item.nodeid, entry.missing)
             with self._worker_index(entry.item.session, entry.item):
                 report_outcome(
                     entry.item,

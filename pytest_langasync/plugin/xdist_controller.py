@@ -14,7 +14,7 @@ import pytest
 
 from pytest_langasync.config import Settings
 from pytest_langasync.engine.buyer import LaneBuyer, WaveResult
-from pytest_langasync.engine.run import Run
+from pytest_langasync.engine.run import Front, Run
 from pytest_langasync.exceptions import (
     CacheError,
     ConfigurationError,
@@ -39,17 +39,18 @@ class ControllerSession:
     def __init__(self, config: pytest.Config, settings: Settings, reporter: Reporter) -> None:
         self.config = config
         self.reporter = reporter
-        self.engine = Run(
-            settings,
+        front = Front(
+            parked_type=Parked,
             notify=reporter.event,
             tick=self._tick,
-            parked_type=Parked,
+            started_at=reporter.started_at,
             sandbox_reply=lambda request: config.hook.pytest_langasync_sandbox_reply(
                 request=request
             ),
-            started_at=reporter.started_at,
         )
-        self.buyer = LaneBuyer(self.engine, settings, reporter.estimated)
+        self.run = Run(settings, front)
+        reporter.follow(self.run)
+        self.buyer = LaneBuyer(self.run, settings, reporter.estimated)
         self.controller: Controller | None = None
         self._refused = ""
         self._submitted = threading.Event()
@@ -61,12 +62,12 @@ class ControllerSession:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         try:
-            self.engine.open()
+            self.run.open()
         except (ConfigurationError, CacheError) as error:
             raise pytest.UsageError(str(error)) from None
         maxfail = self.config.option.maxfail or 0
         self.controller = Controller(
-            self.engine.store, self._buy, self.engine.allow, maxfail=maxfail
+            self.run.store, self._buy, self.run.budget.check_now, maxfail=maxfail
         )
 
     @pytest.hookimpl(wrapper=True)
@@ -78,7 +79,7 @@ class ControllerSession:
         except KeyboardInterrupt as error:
             if type(error) is KeyboardInterrupt:  # pytest's own way to stop is derived from it
                 self._submitted.wait(SUBMISSION)
-                self.reporter.interrupted(self.engine.batcher.running)
+                self.reporter.interrupted(self.run.batcher.running)
             raise
         finally:
             if self.controller is not None:
@@ -96,10 +97,10 @@ class ControllerSession:
         self.controller.close()
         for name in self.controller.names:
             self._worker_ended(name)
-        self.reporter.finish(self.engine)
+        self.reporter.finish()
 
     def pytest_unconfigure(self) -> None:
-        self.engine.close()
+        self.run.close()
 
     def pytest_internalerror(self) -> None:
         self.reporter.worker_lost()
@@ -113,7 +114,7 @@ class ControllerSession:
         invitation = self.controller.invite(
             node.gateway.id,
             started_at=self.reporter.started_at,
-            sandbox=self.engine.hosts.local_url,
+            sandbox=self.run.hosts.local_url,
         )
         node.workerinput[WORKERINPUT] = invitation.model_dump()
 
@@ -133,7 +134,7 @@ class ControllerSession:
         self._ended_workers.add(name)
         worker = self.controller.worker_ended(name)
         if worker is not None and worker.books is not None:
-            self.reporter.absorb(worker.books, self.engine)
+            self.reporter.absorb(worker.books)
         return worker
 
     def _report_lost_tests(self, node: Any, worker: WorkerState) -> None:
@@ -176,7 +177,7 @@ class ControllerSession:
         finally:
             self._submitted.set()
             self.reporter.pause()
-        return WaveReply(result=bought, realtime_bases=tuple(self.engine.replay.realtime_bases))
+        return WaveReply(result=bought, realtime_bases=tuple(self.run.replay.realtime_bases))
 
 
 class _EndedError(LangasyncError):

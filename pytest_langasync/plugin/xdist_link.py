@@ -10,7 +10,6 @@ from __future__ import annotations
 import queue
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from pytest_langasync.cache.store import Store
+from pytest_langasync.config import CLOCK
 from pytest_langasync.engine.buyer import WaveResult
 from pytest_langasync.exceptions import ConfigurationError, LangasyncError
 from pytest_langasync.models import MissingCall, Request
@@ -188,7 +188,7 @@ class Controller:
             if worker.books is None:  # it died
                 worker.failed += 1
                 with self._lock:
-                    self._replacements_until.append(time.monotonic() + REPLACEMENT)
+                    self._replacements_until.append(CLOCK.timer() + REPLACEMENT)
             worker.gone = True
             self._inbox.put(None)
         except BaseException as error:  # raised again by whoever leads the run
@@ -244,7 +244,7 @@ class Controller:
 
     def _replacement_time(self) -> float | None:
         """Return for how many seconds to wait for a worker in place of one that died, if at all."""
-        now = time.monotonic()
+        now = CLOCK.timer()
         with self._lock:
             self._replacements_until = [end for end in self._replacements_until if end > now]
             return max(self._replacements_until) - now if self._replacements_until else None

@@ -13,9 +13,9 @@ from pytest_langasync.exceptions import (
     CreateUnknownError,
     JobNotFoundError,
 )
-from pytest_langasync.models import Credentials, JobState, JobStatus, Request, ResultRow
-from pytest_langasync.providers import Created, Found, Limits, Submission
-from pytest_langasync.providers.dialects import MESSAGES, Dialect
+from pytest_langasync.models import Credentials, Headers, JobState, JobStatus, Request, ResultRow
+from pytest_langasync.providers.base import Created, Found, Limits, Provider, Submission
+from pytest_langasync.providers.dialects import MESSAGES
 from pytest_langasync.providers.dialects.messages import STATUS_OF_TYPE
 from pytest_langasync.providers.failures import Failure, is_out_of_money, retry_after
 from pytest_langasync.providers.http import (
@@ -31,7 +31,6 @@ from pytest_langasync.providers.http import (
 __all__ = ["ANTHROPIC", "Anthropic"]
 
 VERSION = "anthropic-version"
-JOB_HEADERS = ("anthropic-beta", "anthropic-user-profile-id", VERSION)
 NOT_IN_BATCHES = ("cache_hint", "context_hint", "previous_thread_event_id", "speed", "store")
 RUNNING = frozenset({"in_progress", "canceling", "cancelling"})
 UNANSWERED = {
@@ -41,14 +40,23 @@ UNANSWERED = {
 """Rows without an error object: the SDK raises its classes for 503 and 504."""
 
 
-class Anthropic:
+class Anthropic(Provider):
     """The provider ``anthropic``; ``policy`` sets its clients' time-outs and retries."""
 
     name = "anthropic"
+    title = "Anthropic"
+    dialects = (MESSAGES,)
     limits = Limits(requests=100_000, bytes=256_000_000, one_model=False)
-    dialects: tuple[Dialect, ...] = (MESSAGES,)
-    job_id_prefix = "msgbatch_"
+    hosts = ("api.anthropic.com",)
+    spoken_elsewhere = True
+    base_url = "https://api.anthropic.com/v1"
+    base_url_variables = ("ANTHROPIC_BASE_URL",)
     key_variables: Mapping[str, str] = MappingProxyType({"ANTHROPIC_API_KEY": "sk-ant-placeholder"})
+    account_headers = frozenset({"authorization", "x-api-key", "anthropic-workspace-id"})
+    job_headers = ("anthropic-beta", "anthropic-user-profile-id", VERSION)
+    # Added by the SDK to the URLs of its beta calls; the headers say the same.
+    empty_query = frozenset({("beta", "true")})
+    job_id_prefix = "msgbatch_"
 
     def __init__(self, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
@@ -61,18 +69,17 @@ class Anthropic:
         """Return whether this is the SDK's complaint that it was given no key."""
         return isinstance(error, TypeError) and "resolve authentication method" in str(error)
 
-    def is_official(self, base_url: str) -> bool:
-        """Return whether the host is Anthropic's own."""
-        parts = urlsplit(base_url)
-        return parts.scheme == "https" and parts.hostname == "api.anthropic.com"
+    def usual_base_url(self) -> str:
+        """Return where its SDK, which adds the version itself, sends to in this environment."""
+        return super().usual_base_url().rstrip("/").removesuffix("/v1") + "/v1"
 
-    def identity_headers(self, headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    def identity_headers(self, headers: Mapping[str, str]) -> Headers:
         """Return the API version, user profile and betas (in one order), sorted by name."""
         lowered = {name.lower(): value for name, value in headers.items()}
-        if "anthropic-beta" in lowered:
-            betas = {beta.strip() for beta in lowered["anthropic-beta"].split(",")}
-            lowered["anthropic-beta"] = ",".join(sorted(betas - {""}))
-        return tuple((name, lowered[name]) for name in JOB_HEADERS if lowered.get(name))
+        betas = {beta.strip() for beta in lowered.get("anthropic-beta", "").split(",")}
+        return super().identity_headers(
+            lowered | {"anthropic-beta": ",".join(sorted(betas - {""}))}
+        )
 
     def rejected(self, request: Request) -> str:
         """Return why this request can never be batched, or an empty string."""
@@ -95,10 +102,7 @@ class Anthropic:
         return len(dumps({"custom_id": custom_id, "params": {}})) + body_bytes + 1
 
     def client(
-        self,
-        base_url: str,
-        credentials: Credentials,
-        job_headers: tuple[tuple[str, str], ...],
+        self, base_url: str, credentials: Credentials, job_headers: Headers
     ) -> AnthropicClient:
         """Return a client of the batch API, made from what the intercepted call carried."""
         return AnthropicClient(base_url, credentials, job_headers, self.policy)
@@ -111,7 +115,7 @@ class AnthropicClient:
         self,
         base_url: str,
         credentials: Credentials,
-        job_headers: tuple[tuple[str, str], ...],
+        job_headers: Headers,
         policy: Policy,
     ) -> None:
         import anthropic

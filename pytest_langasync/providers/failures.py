@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
+
+from pytest_langasync.config import CLOCK
 
 __all__ = ["Failure", "from_error", "from_response", "is_out_of_money", "retry_after"]
 
@@ -72,7 +73,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         seconds = float(text)
     except ValueError:
         try:
-            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+            seconds = parsedate_to_datetime(text).timestamp() - CLOCK.now()
         except (ValueError, OverflowError):
             return None
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER) if math.isfinite(seconds) else None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
+
+from pytest_langasync.providers import by_name
+from pytest_langasync.providers.base import is_one_of
 
 __all__ = ["detour"]
 
-PLAYED = ("api.openai.com", "*.api.openai.com", "api.anthropic.com")
-"""Hosts that the sandbox stands in for."""
-VARIABLES = ("OPENAI_BASE_URL", "OPENAI_API_BASE", "ANTHROPIC_BASE_URL", "AZURE_OPENAI_ENDPOINT")
-"""Environment variables of the SDKs that name another host for the same."""
+PLAYED = ("openai", "anthropic")
+"""The providers that the sandbox stands in for."""
+ALIASES = ("AZURE_OPENAI_ENDPOINT",)
+"""Environment variables that name other hosts for the same."""
 OTHERS = (
     "*.openai.azure.com",
     "*.cognitiveservices.azure.com",
@@ -69,17 +71,16 @@ def detour(local_url: str, url: str) -> str:
     if not local_url or netloc == _netloc(local_url):
         return ""
     query = f"?{parts.query}" if parts.query else ""
-    if _is_one_of(PLAYED, host) or netloc in {_netloc(os.environ.get(v, "")) for v in VARIABLES}:
+    played = [by_name(name) for name in PLAYED]
+    names = (*ALIASES, *(name for one in played for name in one.base_url_variables))
+    elsewhere = {_netloc(os.environ.get(name, "")) for name in names}
+    if any(is_one_of(one.hosts, host) for one in played) or netloc in elsewhere:
         _, version, rest = parts.path.partition("/v1/")
         if version:
             return f"{local_url}/{rest}{query}"
-    elif not _is_one_of(OTHERS, host):
+    elif not is_one_of(OTHERS, host):
         return ""
     return f"{local_url.removesuffix('/v1')}/{host}{parts.path}{query}"
-
-
-def _is_one_of(patterns: tuple[str, ...], host: str) -> bool:
-    return any(fnmatchcase(host, pattern) for pattern in patterns)
 
 
 def _netloc(url: str) -> str:

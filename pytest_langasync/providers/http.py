@@ -21,7 +21,7 @@ from pytest_langasync.exceptions import (
     LangasyncError,
     ProviderError,
 )
-from pytest_langasync.models import Credentials
+from pytest_langasync.models import Credentials, Headers
 from pytest_langasync.providers.failures import Failure, from_error, from_response
 
 __all__ = ["PLACEHOLDER_KEY", "Channel", "Policy", "Reply", "dumps", "lines", "safe_id"]
@@ -83,12 +83,13 @@ class Channel:
         provider: str,
         base_url: str,
         credentials: Credentials,
-        job_headers: tuple[tuple[str, str], ...],
+        job_headers: Headers,
         policy: Policy,
     ) -> None:
         self.policy = policy
         self.base_url = base_url.rstrip("/")
-        account = {n.lower(): v for n, v in credentials.headers.items() if not _of_sdk(n.lower())}
+        sent = {**credentials.others, **credentials.headers}
+        account = {n.lower(): v for n, v in sent.items() if not _of_sdk(n.lower())}
         self._headers = {**account, **dict(job_headers)}
         self._secrets = _secrets(credentials)
         parts = urlsplit(self.base_url)
@@ -357,5 +358,6 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 def _secrets(credentials: Credentials) -> list[str]:
     """Return what must not be shown: each value, and the key behind a word such as ``Bearer``."""
-    values = {part for v in credentials.headers.values() for part in (v, v.rpartition(" ")[2])}
+    sent = (*credentials.headers.values(), *credentials.others.values())
+    values = {part for v in sent for part in (v, v.rpartition(" ")[2])}
     return sorted((value for value in values if len(value) >= 6), key=len, reverse=True)

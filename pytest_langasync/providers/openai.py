@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import IO, Any
-from urllib.parse import urlsplit
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.exceptions import (
     CapacityError,
     ConfigurationError,
@@ -18,9 +17,9 @@ from pytest_langasync.exceptions import (
     JobNotFoundError,
     LangasyncError,
 )
-from pytest_langasync.models import Credentials, JobState, JobStatus, Request, ResultRow
-from pytest_langasync.providers import Created, Found, Limits, Submission
-from pytest_langasync.providers.dialects import CHAT_COMPLETIONS, EMBEDDINGS, RESPONSES, Dialect
+from pytest_langasync.models import Credentials, Headers, JobState, JobStatus, Request, ResultRow
+from pytest_langasync.providers.base import Created, Found, Limits, Provider, Submission
+from pytest_langasync.providers.dialects import CHAT_COMPLETIONS, EMBEDDINGS, RESPONSES
 from pytest_langasync.providers.failures import Failure, is_out_of_money, retry_after
 from pytest_langasync.providers.http import (
     PLACEHOLDER_KEY,
@@ -36,7 +35,7 @@ __all__ = ["OPENAI", "OpenAI"]
 
 NONCE = "langasync_nonce"
 SUITE = "langasync_suite"
-HOST = re.compile(r"((us|eu|ae|au|in|jp)\.)?api\.openai\.com")
+REGIONS = ("", "us.", "eu.", "ae.", "au.", "in.", "jp.")
 ENDED = frozenset({"completed", "expired", "cancelled", "canceled"})
 RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling", "canceling"})
 END_TIMES = ("completed_at", "failed_at", "expired_at", "cancelled_at")
@@ -44,42 +43,32 @@ STATUS_OF_CODE = {"batch_expired": 504, "batch_cancelled": 503, "request_timeout
 """Statuses for requests that never got one: the SDK raises ``InternalServerError`` for them."""
 
 
-class OpenAI:
+class OpenAI(Provider):
     """The provider ``openai``; ``policy`` sets its clients' time-outs and retries."""
 
     name = "openai"
+    title = "OpenAI"
+    dialects = (CHAT_COMPLETIONS, RESPONSES, EMBEDDINGS)
     # The published 200 MB, read as decimal: the server's own figure is 4.8 % above.
     limits = Limits(requests=50_000, bytes=200_000_000, one_model=True)
-    dialects: tuple[Dialect, ...] = (
-        CHAT_COMPLETIONS,
-        RESPONSES,
-        EMBEDDINGS,
-    )
-    job_id_prefix = "batch_"
+    hosts = tuple(f"{region}api.openai.com" for region in REGIONS)
+    spoken_elsewhere = True
+    base_url = "https://api.openai.com/v1"
+    base_url_variables = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
     key_variables: Mapping[str, str] = MappingProxyType({"OPENAI_API_KEY": "sk-placeholder"})
+    account_headers = frozenset(
+        {"authorization", "api-key", "openai-organization", "openai-project"}
+    )
+    job_headers = ("openai-beta",)
+    job_id_prefix = "batch_"
 
     def __init__(self, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
-
-    def key_headers(self, key: str) -> Mapping[str, str]:
-        """Return the headers by which this key lets a request in."""
-        return {"authorization": f"Bearer {key}"}
 
     def lacks_key(self, error: BaseException) -> bool:
         """Return whether this is the SDK's complaint that it was given no key."""
         ours = type(error).__name__ == "OpenAIError"
         return ours and re.search(r"\bOPENAI_API_KEY\b", str(error)) is not None
-
-    def is_official(self, base_url: str) -> bool:
-        """Return whether the host is OpenAI's own, one of its regions included."""
-        parts = urlsplit(base_url)
-        return parts.scheme == "https" and bool(HOST.fullmatch(parts.hostname or ""))
-
-    def identity_headers(self, headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-        """Return the ``openai-beta`` header, where the call has one."""
-        return tuple(
-            sorted((k.lower(), v) for k, v in headers.items() if k.lower() == "openai-beta" and v)
-        )
 
     def rejected(self, request: Request) -> str:
         """Return why this request can never be batched, or an empty string."""
@@ -93,12 +82,7 @@ class OpenAI:
         longest = max((dialect.endpoint for dialect in self.dialects), key=len)
         return len(_line(custom_id, longest, {})) + body_bytes
 
-    def client(
-        self,
-        base_url: str,
-        credentials: Credentials,
-        job_headers: tuple[tuple[str, str], ...],
-    ) -> OpenAIClient:
+    def client(self, base_url: str, credentials: Credentials, job_headers: Headers) -> OpenAIClient:
         """Return a client of the batch API, made from what the intercepted call carried."""
         return OpenAIClient(base_url, credentials, job_headers, self.policy)
 
@@ -110,7 +94,7 @@ class OpenAIClient:
         self,
         base_url: str,
         credentials: Credentials,
-        job_headers: tuple[tuple[str, str], ...],
+        job_headers: Headers,
         policy: Policy,
     ) -> None:
         import openai
@@ -150,7 +134,7 @@ class OpenAIClient:
         job_id = reply.body.get("id")
         if not isinstance(job_id, str) or not job_id:
             raise CreateUnknownError("the answer to a batch creation names no batch")
-        return Created(job_id, _number(reply.body.get("created_at")) or time.time(), file_id)
+        return Created(job_id, _number(reply.body.get("created_at")) or CLOCK.now(), file_id)
 
     def _upload(self, submission: Submission) -> str:
         with tempfile.TemporaryFile() as file:
@@ -343,8 +327,21 @@ def _job_status(reply: Reply) -> JobStatus:
     elif word == "failed":
         state = JobState.ENDED if refs or completed or failed else JobState.REJECTED
     reason, code = _reason(batch.get("errors"))
+    metadata = batch.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
     return JobStatus(
-        state, word, total, completed, failed, reason, code, retry_after(reply.headers), refs
+        state=state,
+        word=word,
+        total=total,
+        completed=completed,
+        failed=failed,
+        reason=reason,
+        reason_code=code,
+        retry_after=retry_after(reply.headers),
+        output_refs=refs,
+        input_ref=str(batch.get("input_file_id") or ""),
+        nonce=str(metadata.get(NONCE) or ""),
+        suite=str(metadata.get(SUITE) or ""),
     )
 
 
@@ -360,18 +357,16 @@ def _reason(errors: Any) -> tuple[str, str]:
 
 
 def _found(batch: Mapping[str, Any]) -> Found:
-    metadata = batch.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
     status = _job_status(Reply(batch))
     return Found(
         job_id=str(batch["id"]),
         created_at=_number(batch.get("created_at")),
         total=status.total,
-        nonce=str(metadata.get(NONCE) or ""),
-        suite=str(metadata.get(SUITE) or ""),
+        nonce=status.nonce,
+        suite=status.suite,
         endpoint=str(batch.get("endpoint") or "").removeprefix("/v1"),
         model=str(batch.get("model") or ""),
-        input_ref=str(batch.get("input_file_id") or ""),
+        input_ref=status.input_ref,
         running=status.state is JobState.RUNNING,
     )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.models import Event, Job, JobState, JobStatus
 from pytest_langasync.reporting.text import duration, one_line
 
@@ -269,7 +269,7 @@ def progress_on_stderr() -> Progress:
     def write_line(line: str) -> None:
         sys.stderr.write(line + "\n")
 
-    return Progress(write_line, live=sys.stderr.isatty(), clock=time.time, file=sys.stderr)
+    return Progress(write_line, live=sys.stderr.isatty(), clock=CLOCK.now, file=sys.stderr)
 
 
 def interrupted_lines(jobs: Iterable[Job]) -> list[str]:
@@ -293,6 +293,7 @@ def _sentence(event: Event) -> str:
     count = _requests(event.requests) if event.requests else ""
     words = {
         "changed": "changed since it was stored",
+        "left": "not used at",
         "collected": "collected answers of",
         "waiting": "waiting with",
         "trouble": "trouble with" if where else "trouble",

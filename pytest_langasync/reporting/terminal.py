@@ -48,7 +48,7 @@ def summary_lines(summary: Summary, verbose: bool = False, width: int = 80) -> l
         width: columns of the terminal; model names are shortened to fit.
     """
     if not (summary.rows or summary.passed):
-        return []
+        return [Line(text, _NOTICE) for text in _warnings(summary)]
     table, total = _table(summary, width), summary.total
     lines = [Line(text) for text in table]
     if total.requests and "in" not in table[0].split():  # there was no room for these columns
@@ -235,6 +235,8 @@ def _notes(summary: Summary) -> Iterable[str]:
 
 
 def _warnings(summary: Summary) -> Iterable[str]:
+    if summary.unseen:
+        yield f"{_count(len(summary.unseen), 'marked test')} made no call to a model that was seen"
     for row in summary.rows:
         if row.unknown:
             yield _no_known(row.unknown, row.model, "price")
@@ -248,6 +250,7 @@ def _warnings(summary: Summary) -> Iterable[str]:
 
 def _details(summary: Summary) -> Iterable[str]:
     yield from (f"changed: {one_line(test)}" for test in summary.changed)
+    yield from (f"no call seen: {one_line(test)}" for test in summary.unseen)
     yield from (f"job: {one_line(job)}" for job in summary.jobs)
     if summary.total.cached_input_tokens:
         yield f"{summary.total.cached_input_tokens:,} input tokens came from prompt caches"

@@ -164,7 +164,9 @@ class TestRetries:
     @pytest.mark.parametrize("provider", ["openai", "anthropic"])
     def test_exhausted_missing_rows_become_an_error(self, world: World, provider: str) -> None:
         world.cloud.reply = failing(1, [None] * 9)
-        assert world.run(ask(1, provider=provider, max_retries=1), ask(2, provider=provider))
+        endpoint = "/messages" if provider == "anthropic" else "/chat/completions"
+        there = {"provider": provider, "endpoint": endpoint}
+        assert world.run(ask(1, **there, max_retries=1), ask(2, **there))
         answer = world.answer(1)
         assert answer.status == 500 and answer.job_id == "batch_2"
         assert "no result for this request (job batch_2)" in answer.body["error"]["message"]
@@ -275,7 +277,9 @@ class TestRejections:
     def test_no_room_in_the_queue_waits(self, world: World) -> None:
         self.reject(world, CAPACITY, "Enqueued token limit reached", ask(1))
         assert world.answer(1).ok and world.cloud.bought() == {key_of(1): 1}
-        assert "waiting" in world.kinds() and not world.batcher.queued
+        assert "waiting" in world.kinds() and not world.batcher.why_queued(
+            [key_of(1), key_of(2), key_of(3)]
+        )
         assert not (world.root / "jobs/batch_1/requests.jsonl").exists()
 
     def test_no_room_at_creation_waits_for_a_job_to_end(self, world: World) -> None:
@@ -285,7 +289,10 @@ class TestRejections:
         big = 150_000_000
         world.cloud.creates = [lambda: None, full]
         world.submit(*(ask(n, size=big) for n in (1, 2, 3)), ask(4, model="other"))
-        assert world.batcher.queued == {key_of(2), key_of(3)} and len(world.cloud.jobs) == 2
+        assert (
+            all("no room" in world.batcher.why_queued([key_of(n)]) for n in (2, 3))
+            and len(world.cloud.jobs) == 2
+        )
         assert world.batcher.wait()
         assert world.cloud.bought() == {key_of(n): 1 for n in (1, 2, 3, 4)}
         assert world.clock() < 10_010

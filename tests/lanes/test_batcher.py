@@ -210,7 +210,8 @@ class TestCrashes:
         cloud.tells_nonce = cloud.tells_ids = False
         cloud.default, cloud.lost_replies = RUNNING, 1
         world.submit(ask(1))
-        assert world.batcher.queued == {key_of(1)} and not world.batcher.wait(0)
+        assert "outcome is open" in world.batcher.why_queued([key_of(1)])
+        assert not world.batcher.wait(0)
         told = [event.message for event in world.events if "in doubt" in event.message]
         assert len(told) == 1 and "doctor" in told[0]
         world.start()
@@ -231,7 +232,7 @@ class TestCrashes:
 
         cloud.creates = [reset]
         world.submit(ask(1))
-        assert world.batcher.queued and len(cloud.jobs) == 1
+        assert world.batcher.why_queued([key_of(1)]) and len(cloud.jobs) == 1
         cloud.jobs["batch_1"].status = ENDED
         assert world.batcher.wait() and world.answer(1).ok and len(cloud.jobs) == 2
 

@@ -1,13 +1,15 @@
-"""Files at OpenAI are deleted once their answers are stored and nobody may need them any more."""
+"""Files at OpenAI are deleted a day after their answers were stored, when nobody may need them."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import openai
 import pytest
 from support.suite import BATCH, CLAUDE, Suite, end_jobs, output
 
+from pytest_langasync.cache.store import Store
 from pytest_langasync.sandbox import Sandbox
 
 SOURCE = """
@@ -24,9 +26,14 @@ def test_two_steps():
 
 
 @pytest.fixture
-def day(monkeypatch: pytest.MonkeyPatch) -> object:
+def day(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> object:
     def go_to(number: int) -> None:
         monkeypatch.setenv("DAY", str(number))
+        store = Store(suite.path / ".langasync")
+        store.open()
+        for job in store.jobs():
+            if job.ended_at is not None:
+                store.update_job(replace(job, ended_at=job.ended_at - 90_000))
 
     go_to(1)
     return go_to

@@ -321,5 +321,5 @@ def test_the_registry() -> None:
         assert by_job_id(f"{provider.job_id_prefix}x") is provider
     with pytest.raises(ConfigurationError, match=r"batch_…, msgbatch_…"):
         by_job_id("job-x")
-    with pytest.raises(KeyError):
+    with pytest.raises(ConfigurationError, match="'nobody'; known are openai, anthropic"):
         by_name("nobody")

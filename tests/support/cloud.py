@@ -88,6 +88,8 @@ class Cloud:
         ResultRow(cid, 200, {"echo": body["n"]}, "req")
     ]
     cancelled: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    """Files that were deleted."""
     polled_at: list[float] = field(default_factory=list)
     connected: list[tuple[str, str, str]] = field(default_factory=list)
     guard: threading.Lock = field(default_factory=threading.Lock)
@@ -111,7 +113,7 @@ class Cloud:
         if self.lost_replies:
             self.lost_replies -= 1
             raise CreateUnknownError("connection reset")
-        return Created(job_id, self.clock(), "file-1")
+        return Created(job_id, self.clock(), f"in-{job_id}")
 
     def status(self, job_id: str) -> JobStatus:
         with self.guard:
@@ -123,7 +125,15 @@ class Cloud:
                 return step
             if job_id not in self.jobs:
                 raise JobNotFoundError(f"no batch {job_id}")
-            return self.jobs[job_id].status or self.default
+            return self._told(self.jobs[job_id])
+
+    def _told(self, job: CloudJob) -> JobStatus:
+        status, sub = job.status or self.default, job.submission
+        shown = (sub.nonce, sub.suite) if self.tells_nonce else ("", "")
+        refs = (f"out-{job.job_id}",)
+        return replace(
+            status, input_ref=f"in-{job.job_id}", output_refs=refs, nonce=shown[0], suite=shown[1]
+        )
 
     def rows(self, job_id: str, status: JobStatus) -> Iterator[ResultRow]:
         for custom_id, body in reversed(self.jobs[job_id].lines.items()):
@@ -156,7 +166,8 @@ class Cloud:
     def has_batch_api(self) -> bool:
         return True
 
-    def delete_files(self, refs: Iterable[str]) -> None: ...
+    def delete_files(self, refs: Iterable[str]) -> None:
+        self.deleted += refs
 
     def close(self) -> None: ...
 
@@ -173,7 +184,7 @@ class World:
 
     def start(self, **options: Any) -> None:
         """Begin a new run, as a new process would."""
-        self.store = Store(self.root, clock=self.clock)
+        self.store = Store(self.root, clock=self.clock, started_at=self.clock())
         self.store.open()
         policy = options.pop("policy", Policy(max_retries=3))
         self.context = RunContext(

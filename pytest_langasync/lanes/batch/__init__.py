@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_langasync.models import MissingCall, Target
+from pytest_langasync.models import Job, MissingCall, Target
 
 if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Store
     from pytest_langasync.config import Settings
     from pytest_langasync.providers import Client
 
@@ -41,10 +42,12 @@ class Policy:
     """How often a failure that was not the request's fault is sent again."""
     patience: float = 60.0
     """How long to look for a batch whose creation is in doubt before it counts as absent."""
+    adopt: float = 86400.0
+    """How old jobs may be that the cache does not know and whose answers are used."""
     adopt_since: float = 0.0
-    """With an empty cache, jobs created before this moment (since the epoch) are not looked for."""
-    tidy_before: float = 0.0
-    """Files of jobs that ended before this moment are deleted at the provider; 0 keeps all."""
+    """Those created before this moment (since the epoch) are not looked for."""
+    tidy: bool = True
+    """Whether files that nobody needs any more are deleted at the provider."""
 
     @classmethod
     def of(cls, settings: Settings, started_at: float) -> Policy:
@@ -54,8 +57,9 @@ class Policy:
             first_poll=0.02 if settings.sandbox else min(1.0, settings.poll_interval),
             max_retries=settings.max_retries,
             patience=0.0 if settings.sandbox else min(60.0, settings.poll_interval),
+            adopt=settings.adopt,
             adopt_since=settings.oldest(started_at),
-            tidy_before=0.0 if settings.keep_files else started_at,
+            tidy=not settings.keep_files,
         )
 
 
@@ -86,3 +90,12 @@ class Clients:
         for client in self._clients.values():
             client.close()
         self._clients.clear()
+
+
+def under_way(store: Store, call: MissingCall) -> Job | None:
+    """Return the running job that a call is part of.
+
+    A job that a stranger wrote may name another place: nobody is asked about it there.
+    """
+    job = store.in_flight(call.key)
+    return job if job is not None and job.host == call.target.host else None

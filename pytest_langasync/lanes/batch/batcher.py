@@ -43,6 +43,11 @@ if TYPE_CHECKING:
 __all__ = ["Batcher", "Policy"]
 
 
+FULL = "not sent: the provider has no room for more at the moment"
+IN_DOUBT = "in a submission whose outcome is open: python -m pytest_langasync doctor"
+UNKNOWN = "not bought: a running batch that this cache does not know may hold them"
+
+
 class Batcher:
     """Sends recorded calls through batches and stores what they return."""
 
@@ -58,6 +63,7 @@ class Batcher:
         self._submitter = Submitter(context, policy, self._clients, self._watch)
         self._poller = Poller(context, policy)
         self._queue: dict[str, QueuedRequest] = {}
+        self._why_queued: dict[str, str] = {}
         self._queue_due = 0.0
         self._doubtful: set[str] = set()
         self._errors: list[LangasyncError] = []
@@ -74,10 +80,10 @@ class Batcher:
         watch = self._poller.watches.get(job_id)
         return watch.status if watch else None
 
-    @property
-    def queued(self) -> frozenset[str]:
-        """Keys that cannot be sent yet: no room at the provider, or a submission in doubt."""
-        return frozenset(self._queue)
+    def why_queued(self, keys: Iterable[str]) -> str:
+        """Say why some of these cannot be sent yet; an empty string where none is held back."""
+        whys = (self._why_queued.get(key, "") for key in keys if key in self._queue)
+        return next(filter(None, whys), "")
 
     def submit(self, missing_calls: Sequence[MissingCall], valid: Callable[[str], bool]) -> None:
         """Buy what is missing, each key once; attach to the jobs where it is under way.
@@ -105,7 +111,7 @@ class Batcher:
         )
         self._doubt(placed.undecided)
         raise_as_one([error for error, _ in placed.failures])
-        return frozenset(ask.pending.key for ask in placed.undecided)
+        return frozenset(ask.pending.key for ask in placed.undecided + placed.unknown)
 
     def attach(self, job_id: str, target: Target) -> Job:
         """Wait for a job known by its ID, also when the cache has never heard of it.
@@ -178,9 +184,10 @@ class Batcher:
         self, asks: Iterable[QueuedRequest]
     ) -> list[tuple[LangasyncError, list[QueuedRequest]]]:
         placed = self._submitter.place(asks)
-        self._enqueue(placed.full, self._policy.poll_interval * 5)
+        self._enqueue(placed.full, self._policy.poll_interval * 5, FULL)
         self._doubt(placed.undecided)
-        self._enqueue(placed.undecided, self._policy.poll_interval)
+        self._enqueue(placed.undecided, self._policy.poll_interval, IN_DOUBT)
+        self._enqueue(placed.unknown, self._policy.poll_interval, UNKNOWN)
         return placed.failures
 
     def _doubt(self, asks: Sequence[QueuedRequest]) -> None:
@@ -191,8 +198,9 @@ class Batcher:
             p = asks[0].pending
             self._notify(Event("waiting", p.target.provider, p.model, len(new), message=DOUBT))
 
-    def _enqueue(self, asks: Iterable[QueuedRequest], delay: float) -> None:
+    def _enqueue(self, asks: Iterable[QueuedRequest], delay: float, why: str = "") -> None:
         queued = {ask.pending.key: ask for ask in asks}
+        self._why_queued.update(dict.fromkeys(queued, why))
         if queued:
             due = self._timer() + delay
             self._queue_due = min(self._queue_due, due) if self._queue else due
@@ -287,7 +295,7 @@ class Batcher:
         self._queue_due = 0.0
         if job.state is JobState.REJECTED and not self._store.contents_known(job.id):
             # Another process saw that there was no room.
-            self._enqueue(watch.asks.values(), self._policy.poll_interval)
+            self._enqueue(watch.asks.values(), self._policy.poll_interval, FULL)
             return
         self._tell("collected", watch, requests=finished.ok + finished.failed)
         again: list[tuple[QueuedRequest, str]] = []
@@ -351,7 +359,7 @@ class Batcher:
             self._tell("waiting", watch, message=status.reason)
             asks = list(watch.asks.values())
             at_once = bool(asks) and self._submitter.no_room(asks, status.reason)
-            self._enqueue(asks, 0.0 if at_once else self._policy.poll_interval * 5)
+            self._enqueue(asks, 0.0 if at_once else self._policy.poll_interval * 5, FULL)
             return
         self._tell("rejected", watch, message=status.reason)
         answered, code = guilty(status, requests, again=self._may_resend(watch))

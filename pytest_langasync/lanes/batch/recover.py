@@ -15,8 +15,8 @@ from pytest_langasync.exceptions import (
     LangasyncError,
     ProviderError,
 )
-from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest
-from pytest_langasync.models import Event, Job, MissingCall, Target, split_custom_id
+from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest, under_way
+from pytest_langasync.models import Event, EventKind, Job, MissingCall, Target, split_custom_id
 from pytest_langasync.providers import Client, Found
 
 if TYPE_CHECKING:
@@ -40,6 +40,18 @@ SUITE_JOBS = 50
 MINUTE = 60.0
 OPAQUE_REQUESTS = 10_000
 """How large a batch may be whose results are read only to learn whose it is."""
+FEW = 100
+"""A running batch of so many requests may hold what is wanted, however little that is. A larger one
+does so where it holds from half to twice as many."""
+UNKNOWN = (
+    "{} ({} requests) runs there, began after the newest job that this cache knows, and only its "
+    "results can tell whose it is: nothing is bought before it has ended. --langasync-adopt=0 buys "
+    "at once"
+)
+OLD = (
+    "{} jobs of this suite that this cache does not know, the newest {} old: their answers are not "
+    "used. --langasync-adopt=30d takes them"
+)
 
 Failures = list[tuple[LangasyncError, list[QueuedRequest]]]
 
@@ -60,6 +72,9 @@ class Search:
         self._policy = policy
         self._clients = clients
         self._recent: dict[tuple[str, str, str], list[Found]] = {}
+        self._ids: dict[str, frozenset[str]] = {}
+        """The custom IDs of our shape in jobs that were read."""
+        self._told: set[str] = set()
 
     # Submissions
 
@@ -125,90 +140,128 @@ class Search:
 
     def promote(self, intent: Intent, found: Found) -> Job:
         """Enter a submission that was found, or has just succeeded, as a job."""
-        meta = intent.meta
-        job = Job(
-            id=found.job_id,
-            provider=meta.provider,
-            base_url=meta.base_url,
-            endpoint=meta.endpoint,
-            model=meta.model,
-            headers=meta.headers,
-            nonce=intent.nonce,
-            # Our own clock, so that it can be compared with the beginning of a run.
-            created_at=intent.created_at,
-            requests=intent.count,
-            input_ref=found.input_ref,
-            suite=intent.suite,
-            retry_of=intent.retry_of,
-            depth=intent.depth,
-        )
-        return self._store.promote(intent.nonce, job)
+        return self._store.promote(intent.nonce, intent.job(found.job_id, found.input_ref))
 
     # Jobs that the cache does not know
 
-    def suite(self, asks: Sequence[QueuedRequest], failures: Failures) -> list[QueuedRequest]:
-        """Look for wanted requests among this suite's jobs; return what may go on.
+    def suite(
+        self, asks: Sequence[QueuedRequest], failures: Failures
+    ) -> tuple[list[QueuedRequest], list[QueuedRequest]]:
+        """Look for wanted requests among this suite's jobs.
 
         The cache may be lost, or older than the jobs (restored by CI, or damaged). Each wave looks
-        again: an answer may lead to requests that were bought long ago.
+        again: an answer may lead to requests that were bought long ago. Returns what may go on, and
+        what has to wait for a running batch that may hold it.
         """
         groups: dict[tuple[str, str, str], list[QueuedRequest]] = {}
-        for ask in asks:
-            groups.setdefault(_account(ask.pending), []).append(ask)
+        if self._policy.adopt and self._context.suite:
+            for ask in asks:
+                if under_way(self._store, ask.pending) is None:
+                    groups.setdefault(_account(ask.pending), []).append(ask)
+        held: set[str] = set()
+        waiting: list[QueuedRequest] = []
         for group in groups.values():
-            wanted = {ask.pending.key for ask in group}
             try:
-                self._take_in(group[0].pending, wanted)
+                if self._take_in(group):
+                    waiting += [ask for ask in group if not under_way(self._store, ask.pending)]
             except CacheError:
                 raise
             except (ConfigurationError, ProviderError) as error:
                 failures.append((error, group))
-        failed = {ask.pending.key for _, group in failures for ask in group}
-        return [ask for ask in asks if ask.pending.key not in failed]
+                held |= {ask.pending.key for ask in group}
+        held |= {ask.pending.key for ask in waiting}
+        return [ask for ask in asks if ask.pending.key not in held], waiting
 
-    def _take_in(self, pending: MissingCall, keys: set[str]) -> None:
-        wanted = {key for key in keys if self._store.in_flight(key) is None}
-        if not (wanted and self._context.suite):
-            return
+    def _take_in(self, group: Sequence[QueuedRequest]) -> bool:
+        """Take in the jobs that hold a wanted request; return whether to wait for running ones."""
+        wanted = {ask.pending.key for ask in group}
+        pending, many = group[0].pending, len(group)
+        host = pending.target.host
         client = self._clients.of(pending.target)
         adopted: list[tuple[Found, frozenset[str]]] = []
+        running: list[Found] = []
         for found in self._suite_jobs(pending, client):
             if not wanted:
                 break
-            ids = None if self._store.job(found.job_id) else client.input_ids(found.job_id)
-            held = {split_custom_id(custom_id)[1] for custom_id in ids or ()}
-            if ids and held & wanted:
-                wanted -= held
-                adopted.append((found, ids))
+            if found.opaque and found.running:
+                if many / 2 <= found.total <= max(2 * many, FEW):
+                    running.append(found)
+            elif (known := self._store.job(found.job_id)) is None or known.host != host:
+                ids = self._input_ids(found.job_id, client)
+                held = {split_custom_id(custom_id)[1] for custom_id in ids}
+                if held & wanted:
+                    wanted -= held
+                    adopted.append((found, ids))
         for found, ids in reversed(adopted):  # of two jobs with a request the newest counts
-            job = _job_of(found, pending.target, _nonce_of(ids))
-            self._store.adopt(job, ids)
+            self._adopt(_job_of(found, pending.target, _nonce_of(ids)), ids)
+        if not wanted:
+            return False
+        for found in running:
+            self._tell("waiting", pending, UNKNOWN.format(found.job_id, found.total))
+        return bool(running)
+
+    def _input_ids(self, job_id: str, client: Client) -> frozenset[str]:
+        if job_id not in self._ids:
+            ours = (cid for cid in client.input_ids(job_id) or () if split_custom_id(cid)[1])
+            self._ids[job_id] = frozenset(ours)
+        return self._ids[job_id]
+
+    def _tell(self, kind: EventKind, pending: MissingCall, message: str) -> None:
+        """Tell something once in a run."""
+        if message not in self._told:
+            self._told.add(message)
+            self._context.notify(Event(kind, pending.target.provider, message=message))
+
+    def _adopt(self, job: Job, ids: Iterable[str] | None) -> Job:
+        job = self._store.adopt(job, ids)
+        age = _spelled(self._context.clock() - job.created_at)
+        message = f"bought {age} ago, not by this cache: its answers count as cached, at $0 here"
+        self._context.notify(
+            Event("adopted", job.provider, job.model, job.requests, job, message=message)
+        )
+        return job
 
     def _suite_jobs(self, pending: MissingCall, client: Client) -> list[Found]:
         """Return this suite's recent jobs that the cache has never heard of, newest first.
 
-        Where a provider's batches do not tell whose they are, those that have ended since the
-        newest that the cache knows: a cache that CI restored may be older than its last jobs.
+        Where a provider's batches do not tell whose they are, those since the newest that the cache
+        knows: a cache that CI restored may be older than its last jobs.
         """
         place = _account(pending)
         if place not in self._recent:
-            known = {job.id for job in self._store.jobs()}
+            host = pending.target.host
+            # What a stranger made of a job of ours is no reason to buy it again.
+            known = {job.id for job in self._store.jobs() if job.host == host}
             open_ = {intent.nonce for intent in self._store.open_submissions()}
-            here = (job for job in self._store.jobs() if job.host == pending.target.host)
-            newest = max((job.created_at for job in here), default=None)
-            oldest = self._policy.adopt_since  # the provider counts in whole seconds
+            newest = self._newest(host)
+            since = self._policy.adopt_since  # the provider counts in whole seconds
 
             def may_be_ours(found: Found) -> bool:
                 if not found.opaque:
                     ours = found.suite == self._context.suite and bool(found.nonce)
                     return ours and found.nonce not in open_
                 recent = newest is not None and found.created_at + MINUTE >= newest
-                return recent and not found.running and found.total <= OPAQUE_REQUESTS
+                return recent and found.total <= OPAQUE_REQUESTS
 
-            listed = client.find(max(self._context.clock() - KEPT, oldest))
-            new = (f for f in listed if f.job_id not in known and f.created_at >= oldest)
-            self._recent[place] = list(itertools.islice(filter(may_be_ours, new), SUITE_JOBS))
+            now = self._context.clock()
+            listed = client.find(max(now - KEPT, since))
+            new = (f for f in listed if f.job_id not in known and f.created_at >= since)
+            found = list(itertools.islice(filter(may_be_ours, new), SUITE_JOBS))
+            young = [one for one in found if one.created_at >= now - self._policy.adopt]
+            if any(one.opaque and one.running for one in young):
+                return young  # looked for again until its results tell
+            self._recent[place] = young
+            old = [one for one in found if one not in young and not one.opaque]
+            if old:
+                age = _spelled(now - max(one.created_at for one in old))
+                self._tell("left", pending, OLD.format(len(old), age))
         return self._recent[place]
+
+    def _newest(self, host: tuple[str, str]) -> float | None:
+        """Return when the newest job was created that the cache knows: there, or else anywhere."""
+        jobs = self._store.jobs()
+        here = [job.created_at for job in jobs if job.host == host]
+        return max(here or [job.created_at for job in jobs], default=None)
 
     def adopt(self, job_id: str, target: Target) -> Job:
         """Take in a job known by its ID alone. Raises as ``Batcher.attach`` does."""
@@ -221,7 +274,14 @@ class Search:
         listed = (f for f in client.find(now - KEPT) if f.job_id == job_id)
         found = next(listed, Found(job_id, now, status.total, endpoint=target.endpoint))
         job = _job_of(found, replace(target, headers=()), _nonce_of(ids or ()))
-        return self._store.adopt(job, ids)
+        return self._adopt(job, ids)
+
+
+def _spelled(seconds: float) -> str:
+    for size, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{max(0.0, seconds):.0f} seconds"
 
 
 def _account(pending: MissingCall) -> tuple[str, str, str]:

@@ -13,7 +13,7 @@ from pytest_langasync.exceptions import (
     CreateUnknownError,
     ProviderError,
 )
-from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest
+from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest, under_way
 from pytest_langasync.lanes.batch.plan import (
     Lines,
     Place,
@@ -37,6 +37,9 @@ class Placed:
 
     full: list[QueuedRequest] = field(default_factory=list)
     undecided: list[QueuedRequest] = field(default_factory=list)
+    """A submission in doubt may hold them."""
+    unknown: list[QueuedRequest] = field(default_factory=list)
+    """A running batch that nobody knows may hold them."""
     failures: Failures = field(default_factory=list)
 
 
@@ -91,7 +94,8 @@ class Submitter:
         """Return the requests without an answer, once all is known that was bought of them."""
         self._store.refresh()
         left = [ask for ask in asks if not ask.settled(ask.pending.key)]
-        left = self._search.suite(left, placed.failures)
+        left, unknown = self._search.suite(left, placed.failures)
+        placed.unknown += unknown
         left, undecided = self._search.recover(left, placed.failures)
         placed.undecided += undecided
         return left
@@ -114,13 +118,11 @@ class Submitter:
         others: list[QueuedRequest] = []
         by_job: dict[tuple[str, str], list[QueuedRequest]] = {}
         for ask in asks:
-            p = ask.pending
-            job = self._store.in_flight(p.key)
-            # A job that a stranger wrote may name another place: nobody is asked about it there.
-            if job is None or job.host != p.target.host:
+            job = under_way(self._store, ask.pending)
+            if job is None:
                 others.append(ask)
             else:
-                by_job.setdefault((job.id, p.target.credentials.account), []).append(ask)
+                by_job.setdefault((job.id, ask.pending.target.credentials.account), []).append(ask)
         for (job_id, _), group in by_job.items():
             if job := self._store.job(job_id):
                 self._watch(job, group[0].pending.target, group, fresh=False)
@@ -205,5 +207,4 @@ class Submitter:
             retry_of=first.retry_of,
             depth=first.depth,
         )
-        self._store.write_intent(intent, (ask.pending for ask in asks))
-        return intent
+        return self._store.write_intent(intent, (ask.pending for ask in asks))

@@ -10,8 +10,10 @@ and repeats, how an error looks, and the event stream that an answer amounts to.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from pytest_langasync.models import canonical_json
 from pytest_langasync.providers.dialects.base import Dialect, Size, event_stream_of
 from pytest_langasync.providers.dialects.chat_completions import CHAT_COMPLETIONS
 from pytest_langasync.providers.dialects.embeddings import EMBEDDINGS
@@ -33,7 +35,16 @@ __all__ = [
 DIALECTS: tuple[Dialect, ...] = (CHAT_COMPLETIONS, RESPONSES, EMBEDDINGS, MESSAGES)
 """Those that come with the package."""
 
-_ANY = Dialect()
+
+class _Unknown(Dialect):
+    """Reads any body as well as can be, and promises nothing of it."""
+
+    def size(self, body: Mapping[str, Any]) -> Size:
+        """Return its length: what else a model may be given is not known."""
+        return Size(len(canonical_json(body).encode("utf-8", "surrogatepass")), bounded=False)
+
+
+_ANY = _Unknown()
 
 
 def dialect_of(endpoint: Any, known: tuple[Dialect, ...] = DIALECTS) -> Dialect:

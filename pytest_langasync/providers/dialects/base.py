@@ -9,12 +9,15 @@ from typing import Any
 
 from pytest_langasync.models import canonical_json
 
-__all__ = ["Dialect", "Event", "Json", "Size", "event_stream_of", "pieces"]
+__all__ = ["RAW", "Dialect", "Event", "Json", "Size", "event_stream_of", "pieces"]
 
 Json = Mapping[str, Any]
 Event = tuple[str, Json]
 """The event's name (empty for an unnamed one) and its data."""
 
+RAW = "$langasync_raw"
+"""Marks the body of an answer that is no JSON, kept byte for byte: its ``type``, and its ``text``
+or ``base64``."""
 MAX_PIECES = 16
 MIN_PIECE = 12
 
@@ -74,6 +77,11 @@ class Dialect:
     """What an answer may repeat of its request, at its top."""
 
     # ---- calls
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The ends of the paths of its calls, by which most other requests are told at once."""
+        return (self.endpoint,) if self.endpoint else ()
 
     def is_at(self, endpoint: str) -> bool:
         """Return whether this is the shape of an endpoint, given without the base URL."""
@@ -186,6 +194,8 @@ class Dialect:
         """Return what an answer says: text, calls of tools, or the error."""
         if not isinstance(body, Mapping):
             return str(body)
+        if isinstance(raw := body.get(RAW), Mapping):
+            return str(raw.get("text", f"[{raw.get('type')}]"))
         if isinstance(error := body.get("error"), Mapping):
             kind = error.get("type") or error.get("code") or "error"
             return f"{kind}: {error.get('message', '')}"
