@@ -209,7 +209,7 @@ class Loops:
     async def settle(self, attempt: Any) -> None:
         """Let the tasks that a parked main coroutine left behind go on to their own calls."""
         running = self._running.get(asyncio.get_running_loop())
-        outer = {asyncio.current_task(), *(running.mains if running is not None else ())}
+        outer = {asyncio.current_task(), *(running.beneath() if running is not None else ())}
 
         def done() -> bool:
             return set(self._tasks_of(attempt)) <= outer and self._threads.idle()
@@ -248,7 +248,7 @@ class Loops:
         if running.attempt.parked and self._is_stuck(running, running.looked_at):
             running.attempt.cut_short = True
             self._watchdog.end_items(running.attempt)
-            running.mains[-1].cancel()
+            running.mains[-1][0].cancel()
         running.loop.call_later(LOOK, self._look, running)
 
     def _is_stuck(self, running: _Running, now: float) -> bool:
@@ -266,8 +266,9 @@ class Loops:
         """Return how long to wait for what goes on in a loop, without a new call; 0 for nothing."""
         if self._held:
             return STUCK
-        found = map(_patience, self._tasks_of(running.attempt, running.loop))
-        return max([*found, self._watchdog.others(running.attempt, running.thread)])
+        tasks = set(self._tasks_of(running.attempt, running.loop)) - running.beneath()
+        others = self._watchdog.others(running.attempt, running.thread)
+        return max([others, *map(_patience, tasks)])
 
     # ---- runners that keep one task for many tests
 
@@ -324,19 +325,19 @@ class Loops:
             raise
 
     @contextlib.contextmanager
-    def _main(self, task: Task | None) -> Iterator[None]:
-        """Note that a task is what the loop is run for."""
+    def _main(self, task: Task | None, beneath: Task | None = None) -> Iterator[None]:
+        """Note that a task is what the loop is run for, and which task of it runs it again."""
         context = None if task is None else self._contexts.tasks.get(task)
         if task is None or context is None:
             yield
             return
         loop = task.get_loop()
         running = self._running.setdefault(loop, _Running(loop, context.attempt))
-        running.mains.append(task)
+        running.mains.append((task, beneath))
         try:
             yield
         finally:
-            running.mains.remove(task)
+            running.mains.remove((task, beneath))
             if not running.mains:
                 del self._running[loop]
 
@@ -359,20 +360,21 @@ class Loops:
                 return original(loop, future)
             previous = loop.get_task_factory()
             loop.set_task_factory(self._factory(previous))
+            outer = current_task()
             try:
                 if asyncio.iscoroutine(future):
                     future = loop.create_task(future)
                 if isinstance(future, asyncio.Task) and future not in self._contexts.tasks:
                     # Made before its loop ran, and maybe in another context.
                     self._contexts.adopt(future, caller)
-                with self._main(future if isinstance(future, asyncio.Task) else None):
+                with self._main(future if isinstance(future, asyncio.Task) else None, outer):
                     return original(loop, future)
             except asyncio.CancelledError as exception:
                 if loop in self._parked_loops:
                     raise self._parked_type(str(exception) or "parked") from None
                 raise
             finally:
-                if loop in self._parked_loops and not loop.is_closed():
+                if caller.attempt.parked and not loop.is_closed():
                     original(loop, self.settle(caller.attempt))
                 loop.set_task_factory(previous)
 
@@ -457,12 +459,17 @@ class _Running:
         self.loop = loop
         self.attempt = attempt
         self.thread = threading.get_ident()
-        self.mains: list[Task] = []
-        """What it is run for, the innermost last: ``nest_asyncio`` nests runs."""
+        self.mains: list[tuple[Task, Task | None]] = []
+        """What it is run for, the innermost last: with ``nest_asyncio``, a task can run its loop
+        again, and stands next to what it waits for."""
         self.watched = False
         self.looked_at = self.called_at = CLOCK.timer()
         self.calls = -1
         self.calm = 0
+
+    def beneath(self) -> set[Task | None]:
+        """Return the tasks that wait, on the stack, for the loop to end."""
+        return {task for _, task in self.mains}
 
 
 async def _turn() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -295,6 +296,14 @@ def test_another_error_ends_a_nursery_at_once() -> None:
     ):
         trio.run(main)
     assert isinstance(caught.value.exceptions[0], ValueError)
+
+
+@pytest.mark.parametrize("main", [gather, semaphore, task_group], ids=lambda main: main.__name__)
+def test_a_frozen_clock_does_not_hold_a_loop(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What freezegun does to the clock of asyncio's loops: none of their timers ever ends."""
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    attempt = run(lambda attempt: in_asyncio(main, attempt))
+    assert sorted(attempt.asked) == sorted(ALL) and attempt.seconds < QUICK
 
 
 def test_a_loop_that_waits_for_the_network_is_given_time() -> None:
