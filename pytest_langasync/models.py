@@ -158,13 +158,15 @@ class Answer:
     request_id: str = ""
     bought_at: float = 0.0
     received_at: float = 0.0
+    failed: bool = False
+    """Whether it is no success although its status says so: the failure is in the body."""
     foreign: bool = False
     """Whether another run, or another cache, paid for it."""
 
     @property
     def ok(self) -> bool:
-        """True for a 2xx status."""
-        return is_success(self.status)
+        """True for a success."""
+        return is_success(self.status) and not self.failed
 
     @property
     def source(self) -> str:
@@ -201,6 +203,8 @@ class JobStatus:
     """Seconds that the provider asks to wait before the next poll."""
     output_refs: tuple[str, ...] = ()
     """Where the rows can be read: file IDs or a URL."""
+    unready: bool = False
+    """Whether it has ended, and where all of its rows can be read is still to be told."""
     input_ref: str = ""
     """The uploaded input file, where the provider has one."""
     nonce: str = ""
@@ -315,6 +319,13 @@ class ResultRow:
     body: Any = field(repr=False)
     request_id: str = ""
     retryable: bool = False
+    failed: bool = False
+    """Whether it is no success although its status says so: the failure is in the body."""
+
+    @property
+    def ok(self) -> bool:
+        """True for a success."""
+        return is_success(self.status) and not self.failed
 
 
 def make_custom_id(nonce: str, key: str) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
+import gc
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import certifi
 import pytest
-from support.suite import Suite
+from support.forked_python import Launcher
+from support.libraries import warm_up
+from support.suite import PLUGINS, Suite
 
 from pytest_langasync.sandbox import Sandbox
 
@@ -18,7 +21,7 @@ pytest_plugins = ["pytester"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give Ctrl-C and certificates to all processes of the tests.
+    """Make all processes of the tests alike, and quick: Ctrl-C, certificates, compiled files.
 
     A shell starts a background command with Ctrl-C ignored, and its children inherit that. Every
     HTTP client reads all certificates of the machine, a third of the time of a small run; nothing
@@ -33,33 +36,55 @@ def pytest_configure(config: pytest.Config) -> None:
     file.flush()
     patch = pytest.MonkeyPatch()
     patch.setenv("SSL_CERT_FILE", file.name)
+    # Compiled files are what makes hundreds of starts bearable; what is buffered in a user's
+    # pipe is buffered here.
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):
+        patch.delenv(name, raising=False)
+    patch.setattr(sys, "dont_write_bytecode", False)
     config.add_cleanup(file.close)
     config.add_cleanup(patch.undo)
 
 
-@pytest.fixture(scope="session")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Import once what every run in this process needs: pytester forgets a run's own imports."""
-    for name in ("genai_prices.data_snapshot", "hypothesis", "rich.live", "tenacity", "trio"):
-        importlib.import_module(name)
-    importlib.import_module("pytest_langasync.plugin.session")
-    import anthropic
-    import openai
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Leave what is there by now out of each search for garbage: a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
-    with Sandbox(tmp_path_factory.mktemp("warm")) as sandbox:
-        with openai.OpenAI(base_url=f"{sandbox.url}/v1", api_key="sk-test") as client:
-            hello = {"role": "user", "content": "hello"}
-            client.chat.completions.create(model="gpt-4o-mini", messages=[hello])  # type: ignore[list-item]
-            client.files.list()
-            client.batches.list()
-        with anthropic.Anthropic(base_url=sandbox.url, api_key="sk-ant-test") as claude:
-            claude.messages.batches.list()
+
+@pytest.fixture(scope="session")
+def libraries() -> None:
+    """Import once what every run in this process needs: pytester forgets a run's own imports."""
+    warm_up()
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    """Return the Python that is quick to start."""
+    launcher = Launcher()
+    yield launcher
+    launcher.close()
 
 
 @pytest.fixture
-def suite(libraries: None, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Suite:
-    """Return an empty eval suite; each of its processes starts in half the time."""
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:langsmith_plugin")
+def quick_python(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``sys.executable`` be the Python that is quick to start."""
+    monkeypatch.setattr(sys, "executable", launcher.executable)
+
+
+@pytest.fixture
+def suite(
+    libraries: None,
+    quick_python: None,
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Suite:
+    """Return an empty eval suite, in which only the plugin and pytest-asyncio are loaded.
+
+    ``suite.use`` loads others. All that are installed would take longer than most tests.
+    """
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p {name}" for name in PLUGINS))
     return Suite(pytester)
 
 

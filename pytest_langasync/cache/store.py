@@ -393,7 +393,7 @@ class Store:
         request, custom_id = call.request, make_custom_id(REALTIME_NONCE, call.key)
         received = answer.received_at or self._clock()
         body = self._requests.answer(answer.body, request.body)
-        row = ResultRow(custom_id, answer.status, body, answer.request_id)
+        row = ResultRow(custom_id, answer.status, body, answer.request_id, failed=answer.failed)
         result = files.encode_line(records.result_fields(row, received), body)
         path = self._realtime / "results.jsonl"
         self._folders.prepare()
@@ -405,7 +405,9 @@ class Store:
             files.append(self._realtime / "requests.jsonl", line, durable=False)
             place = files.append(path, result)
             file = ResultFile(path, "", 0.0)
-            self._index.add(call.key, Entry(file, place, len(result), row.status, False, received))
+            self._index.add(
+                call.key, Entry(file, place, len(result), row.status, False, received, row.failed)
+            )
             self._seen[path] = files.signature(path)
             self._requests.forget()
 

@@ -25,6 +25,7 @@ from pytest_langasync.models import (
     MissingCall,
     Request,
     canonical_json,
+    is_success,
 )
 from pytest_langasync.providers import dialect_of
 
@@ -302,7 +303,9 @@ class Attempt:
 
         def record(status: int, body: Any, request_id: str) -> Answer:
             now = CLOCK.now()
-            answer = Answer(call.key, status, body, "", request_id, now, now)
+            outcome = dialect_of(call.request.target).outcome(status, body)
+            hidden = outcome.failed and is_success(status)
+            answer = Answer(call.key, status, body, "", request_id, now, now, failed=hidden)
             self.replay.store.add_realtime(call, slot[0], answer)
             with self._lock:
                 if not answer.ok:

@@ -14,7 +14,7 @@ from pytest_langasync.engine import payloads
 from pytest_langasync.engine.replay import Attempt, SendNow
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.wire import Decision, Park, Reply, Send, Wire
-from pytest_langasync.models import Answer, Request, Target, digest
+from pytest_langasync.models import Answer, Request, Target, digest, is_success
 from pytest_langasync.providers.hosts import detour
 from pytest_langasync.providers.model_calls import ModelCalls
 
@@ -153,7 +153,9 @@ class CallRouter:
             body = payloads.answer_body(came)
             request_id = came.headers.get("x-request-id") or came.headers.get("request-id") or ""
             answer = order.record(came.status, body, request_id)
-            return reply_to(request, answer, streamed) if answer.ok else came
+            if not is_success(answer.status):
+                return came
+            return reply_to(request, answer, streamed)
 
         played = self.local_url and heard.played
         url = self.local_url + request.target.endpoint if played else ""
@@ -171,7 +173,7 @@ def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | 
     }
     if answer.request_id:
         headers["x-request-id"] = headers["request-id"] = answer.request_id
-    if stream_body is not None and answer.ok and isinstance(answer.body, dict):
+    if stream_body is not None and is_success(answer.status) and isinstance(answer.body, dict):
         headers["content-type"] = "text/event-stream; charset=utf-8"
         dialect = providers.dialect_of(request.target)
         events = dialect.event_stream(answer.body, stream_body)

@@ -42,8 +42,10 @@ class RunRecorder:
         self.reporter = reporter
         self.store = run.store
         self._ledger = run.ledger
-        started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(reporter.started_at))
-        self.name = f"{started}-{secrets.token_hex(2)}"
+        # Names sort by time, also those of runs that were started in the same second.
+        started = time.strftime("%Y%m%dT%H%M%S", time.gmtime(reporter.started_at))
+        thousandths = int(reporter.started_at % 1 * 1000)
+        self.name = f"{started}.{thousandths:03}Z-{secrets.token_hex(2)}"
         self.comparison: dict[str, Any] | None = None
         self._named: Mapping[str, Any] | None = None
         self._written: list[tuple[str, str]] = []

@@ -5,13 +5,12 @@ from __future__ import annotations
 import collections
 import json
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, TypeVar
-from urllib.parse import urljoin, urlsplit
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlsplit
 
 from pytest_langasync.exceptions import (
     CapacityError,
@@ -24,17 +23,18 @@ from pytest_langasync.exceptions import (
 from pytest_langasync.models import Credentials, Headers
 from pytest_langasync.providers.failures import Failure, from_error, from_response
 
-__all__ = ["PLACEHOLDER_KEY", "Channel", "Policy", "Reply", "dumps", "lines", "safe_id"]
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["Channel", "Policy", "Reply", "dumps", "lines", "segment"]
 
 T = TypeVar("T")
 
-PLACEHOLDER_KEY = "held-by-pytest-langasync"
-"""What the SDK is given as its key; the real one joins the request on its way out."""
-
-SDK_HEADERS = frozenset(
-    {"accept", "accept-encoding", "anthropic-version", "connection", "content-length"}
-    | {"content-type", "host", "transfer-encoding", "user-agent"}
-)
+OWN_HEADERS = frozenset(
+    ("accept", "accept-encoding", "connection", "content-length", "content-type", "host",
+     "transfer-encoding", "user-agent")
+)  # fmt: skip
+"""Headers of an exchange itself: never the intercepted call's."""
 DOWNLOADS = 3
 """How often at most a file is fetched for the sake of a damaged or missing line."""
 CAPACITY = re.compile(r"enqueued|token_limit_exceeded|\bqueue", re.IGNORECASE)
@@ -62,14 +62,12 @@ class Reply:
 
 
 class Channel:
-    """One base URL and one account: calls through an SDK, and downloads through its HTTP client.
+    """One base URL and one account: calls, and downloads.
 
-    The SDK gets a placeholder instead of a key and a hook gives each request the intercepted
-    headers, and those alone: nothing from the environment takes part, no log of the SDK can show a
-    key, and a redirect to another origin goes out without it.
+    A hook gives each request the intercepted headers, and those alone: nothing from the environment
+    takes part, and a redirect to another origin goes out without the key.
 
     Args:
-        sdk: the SDK's module (``openai`` or ``anthropic``).
         provider: the name to use in messages.
         base_url: as intercepted, without the endpoint.
         credentials: the account's headers.
@@ -79,33 +77,42 @@ class Channel:
 
     def __init__(
         self,
-        sdk: Any,
         provider: str,
         base_url: str,
         credentials: Credentials,
         job_headers: Headers,
         policy: Policy,
     ) -> None:
+        import httpx
+
         self.policy = policy
         self.base_url = base_url.rstrip("/")
         sent = {**credentials.others, **credentials.headers}
-        account = {n.lower(): v for n, v in sent.items() if not _of_sdk(n.lower())}
+        account = {n.lower(): v for n, v in sent.items() if n.lower() not in OWN_HEADERS}
         self._headers = {**account, **dict(job_headers)}
         self._secrets = _secrets(credentials)
         parts = urlsplit(self.base_url)
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self._where = f"{provider} at {shown}"
-        self.http: Any = sdk.DefaultHttpxClient(
-            timeout=policy.timeout, event_hooks={"request": [self._authorise]}
+        self.http = httpx.Client(
+            timeout=policy.timeout,
+            follow_redirects=True,
+            event_hooks={"request": [self._authorise]},
         )
-        libraries = (sys.modules.get(name) for name in ("httpx", "httpx2"))
-        transport = (library.HTTPError for library in libraries if library is not None)
-        self._errors: tuple[type[Exception], ...] = (
-            sdk.APIError,
-            json.JSONDecodeError,
-            UnicodeDecodeError,
-            *transport,
-        )
+        self._errors = (httpx.HTTPError, json.JSONDecodeError, UnicodeDecodeError)
+
+    def close(self) -> None:
+        """Close connections."""
+        self.http.close()
+
+    def call(self, method: str, path: str, **content: Any) -> Reply:
+        """Make one exchange below the base URL. ``content`` is what ``httpx`` takes.
+
+        Raises:
+            Failure: the server refused, or sent no JSON object.
+            httpx.HTTPError: there was no answer.
+        """
+        return _reply(self.http.request(method, self.resolve(path), **content))
 
     def same_origin(self, url: str) -> bool:
         """Return whether ``url`` has the scheme, host and port of the base URL."""
@@ -113,17 +120,17 @@ class Channel:
 
     def _authorise(self, request: Any) -> None:
         for name in list(request.headers):
-            if not _of_sdk(name.lower()):
+            if name not in OWN_HEADERS:
                 del request.headers[name]
         if self.same_origin(str(request.url)):
             request.headers.update(self._headers)
 
-    def ask(self, doing: str, act: Callable[[], Any], *, missing: str = "") -> Reply:
+    def ask(self, doing: str, act: Callable[[], Reply], *, missing: str = "") -> Reply:
         """Make an idempotent call, again after transient failures.
 
         Args:
             doing: completes the sentence "… failed while …" in an error.
-            act: the call, through the SDK; its raw response, or the parsed one.
+            act: the call, as a rule by ``call``.
             missing: the message of a ``JobNotFoundError`` for the provider's own 404.
 
         Raises:
@@ -135,13 +142,13 @@ class Channel:
             raise self.explain(failure, doing, missing) from None
 
     def attempt(
-        self, act: Callable[[], Any], again: Callable[[Failure], bool] | None = None
+        self, act: Callable[[], Reply], again: Callable[[Failure], bool] | None = None
     ) -> Reply:
         """Like ``ask``, with a choice of what is tried again. Raises the last ``Failure``."""
-        return self._retried(lambda: _reply(act()), again or (lambda failure: failure.transient))
+        return self._retried(act, again or (lambda failure: failure.transient))
 
     def create(
-        self, act: Callable[[], Any], again: Callable[[Failure], bool] = lambda failure: False
+        self, act: Callable[[], Reply], again: Callable[[Failure], bool] = lambda failure: False
     ) -> Reply:
         """Make the one call that buys: sent again only where nothing can have been created.
 
@@ -207,7 +214,9 @@ class Channel:
                 file.close()
 
     def _pour(self, url: str, file: IO[bytes]) -> None:
-        with self.http.stream("GET", url, headers={"accept": "application/binary"}) as response:
+        with self.http.stream(
+            "GET", self.resolve(url), headers={"accept": "application/binary"}
+        ) as response:
             if response.status_code != 200:
                 response.read()
                 raise from_response(response)
@@ -279,9 +288,9 @@ class Channel:
         line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         return line if len(line) <= 300 else f"{line[:299]}…"
 
-    def resolve(self, url: str) -> str:
-        """Return ``url`` made absolute against the base URL."""
-        return urljoin(f"{self.base_url}/", url)
+    def resolve(self, path: str) -> str:
+        """Return a path below the base URL as a URL; one that is whole stays as it is."""
+        return path if urlsplit(path).scheme else f"{self.base_url}{path}"
 
 
 def dumps(value: Any) -> bytes:
@@ -311,24 +320,24 @@ def lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
         raise ProviderError("the download holds no results, but something else")
 
 
-def safe_id(identifier: str) -> str:
-    """Return ``identifier`` when it can stand in a URL as one segment.
+def segment(identifier: str) -> str:
+    """Return ``identifier`` quoted, so that it stands in a URL as one segment.
 
     Raises:
         ConfigurationError: it cannot; no provider gave it.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,254}", identifier):
+    if not identifier or identifier in (".", "..") or not identifier.isprintable():
         raise ConfigurationError(f"not the ID of a batch or file: {identifier[:80]!r}")
-    return identifier
+    return quote(identifier, safe="")
 
 
-def _reply(value: Any) -> Reply:
-    """Read what the SDK returned: its raw response, or an already parsed object."""
-    response = getattr(value, "http_response", None)
-    body, headers = (value, {}) if response is None else (response.json(), response.headers)
+def _reply(response: httpx.Response) -> Reply:
+    if not response.is_success:
+        raise from_response(response)
+    body = response.json()
     if not isinstance(body, dict):
         raise Failure("the answer is no JSON object", status=200)
-    return Reply(body, headers)
+    return Reply(body, response.headers)
 
 
 def _check(file: IO[bytes], rows: int) -> None:
@@ -345,10 +354,6 @@ def _object(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _of_sdk(name: str) -> bool:
-    return name in SDK_HEADERS or name.startswith("x-stainless-")
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -193,6 +193,8 @@ class Progress:
     def _tell(self, text: str) -> None:
         if self._live is None:
             self._write_line(_PREFIX + text)
+            if self._file is not None:
+                self._file.flush()  # a log is a pipe: its buffer would hide lines
         else:
             from rich.text import Text
 

@@ -127,7 +127,7 @@ def test_monitor_of_jobs(provider: Sandbox, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="needs the examples")
-def test_the_example() -> None:
+def test_the_example(quick_python: None) -> None:
     done = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, check=True)
     assert "900 of 1,000 rated 7 or better" in done.stdout and "45.0 %" in done.stdout
     assert done.stdout.count("\nSaved:") == 6 and not done.stderr

@@ -403,6 +403,7 @@ def test_a_failed_request_raises_what_the_sdk_raises_without_a_retry(suite: Suit
 
 def test_mocks_and_applications_answer_themselves(suite: Suite) -> None:
     suite.pytester.makepyfile(test_untouched=UNTOUCHED)
+    suite.use("pytest_httpx", "respx.plugin")
     suite.run().assert_outcomes(passed=7)
     assert suite.ledger() == []
 

@@ -194,26 +194,27 @@ async def test_it():
     assert len(suite.waves()) <= 2
 
 
-def test_three_hundred_tests_of_gather(suite: Suite) -> None:
-    suite.write("""
+@pytest.mark.parametrize("tests", [30, pytest.param(300, marks=pytest.mark.exhaustive)])
+def test_many_tests_of_gather(suite: Suite, tests: int) -> None:
+    suite.write(f"""
 import openai
 
 client = openai.AsyncOpenAI()
 
 async def quick(text):
-    message = [{"role": "user", "content": text}]
+    message = [{{"role": "user", "content": text}}]
     done = await client.chat.completions.create(model="gpt-4o-mini", messages=message)
     return done.choices[0].message.content
 
 @pytest.mark.langasync
 @pytest.mark.asyncio
-@pytest.mark.parametrize("case", range(300))
+@pytest.mark.parametrize("case", range({tests}))
 async def test_it(case):
-    answers = await asyncio.gather(*(quick(f"case {case} q {n}") for n in range(3)))
-    assert await quick(f"judge {case} " + answers[2])
+    answers = await asyncio.gather(*(quick(f"case {{case}} q {{n}}") for n in range(3)))
+    assert await quick(f"judge {{case}} " + answers[2])
 """)
-    suite.run("-q").assert_outcomes(passed=300)
-    assert [len(wave) for wave in suite.waves()] == [900, 300]
+    suite.run("-q").assert_outcomes(passed=tests)
+    assert [len(wave) for wave in suite.waves()] == [3 * tests, tests]
 
 
 THREADS = {
@@ -356,6 +357,7 @@ def test_it():
 @pytest.mark.parametrize("options", [[], ["-n1"]])
 def test_calls_of_forked_processes_run_in_real_time(suite: Suite, options: list[str]) -> None:
     suite.write(FORKS)
+    suite.use("xdist.plugin")
     run = suite.pytester.runpytest_subprocess  # what is pickled must have been imported once only
     result = run("--langasync-sandbox", *options)
     result.assert_outcomes(passed=1)

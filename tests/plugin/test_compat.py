@@ -11,6 +11,14 @@ from support.suite import Suite
 from pytest_langasync.sandbox import Sandbox
 
 BATCH = "--langasync-batch"
+
+
+@pytest.fixture(autouse=True)
+def all_plugins(suite: Suite) -> None:
+    """Load what is installed, as at a user's."""
+    suite.use_all()
+
+
 MANY = """
 import unittest
 

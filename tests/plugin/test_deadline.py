@@ -45,7 +45,7 @@ class TestRealTime:
     def test_a_job_that_does_not_end_is_waited_for(
         self, suite: Suite, provider: Sandbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("pytest_langasync.rounds.CANCELLING", 0.1)
+        monkeypatch.setattr("pytest_langasync.engine.buyer.CANCELLING", 0.1)
         refused = {"path": "POST /v1/batches/*/cancel", "count": 0, "status": 409}
         provider.set_faults({**OPENAI_SLOW, "http": [refused]})
         suite.write(TWO_STEPS)

@@ -80,8 +80,8 @@ class TestLog:
                 end_jobs(provider)
 
         real = time.time
-        monkeypatch.setattr("pytest_langasync.reporter.Reporter.tick", ticked)
-        monkeypatch.setattr("pytest_langasync.reporter.time.time", clock)
+        monkeypatch.setattr("pytest_langasync.plugin.terminal.Reporter.tick", ticked)
+        monkeypatch.setattr("pytest_langasync.plugin.terminal.time.time", clock)
         result = suite.plain(*BATCH)
         assert result.ret == 0
         beats = re.findall(r"langasync: batch_\w+ in_progress 0/1 after (\w+)", result.stdout.str())

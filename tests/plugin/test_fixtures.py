@@ -115,7 +115,9 @@ def test_asynchronous_ones(
     suite: Suite, plugin: str, scope: str, backend: str, verdicts: Verdicts
 ) -> None:
     suite.write(ASYNCHRONOUS[plugin].format(scope=scope, backend=backend))
-    result = suite.run("-p", "no:anyio") if plugin == "pytest-asyncio" else suite.run()
+    if plugin == "anyio":
+        suite.use("anyio.pytest_plugin")
+    result = suite.run()
     assert verdicts(result) == {"passed": 2}
     assert [len(wave) for wave in suite.waves()] == [2 if scope == "function" else 1, 2]
     assert verdicts(suite.run()) == {"passed": 2}

@@ -14,6 +14,9 @@ from support.suite import BATCH, CLAUDE, ONE_STEP, Suite, jobs_in, output, verdi
 
 from pytest_langasync.sandbox import Sandbox
 
+PYTHON = sys.executable
+"""The real one: nothing is imported yet."""
+
 assert anthropic and openai  # imported here once, not anew by each run inside this process
 
 
@@ -200,7 +203,7 @@ def test_the_sandbox_without_its_extra(suite: Suite) -> None:
         "sys.exit(pytest.main(['-p', 'no:randomly', '--langasync-sandbox']))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=suite.path, capture_output=True, text=True, check=False
+        [PYTHON, "-c", code], cwd=suite.path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 4, done.stdout + done.stderr
     assert "--langasync-sandbox needs its extra: pip install" in done.stderr

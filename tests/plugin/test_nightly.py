@@ -61,7 +61,7 @@ class Runner:
         return done.returncode
 
 
-def test_submit_next_wave_and_judge(provider: Sandbox, tmp_path: Path) -> None:
+def test_submit_next_wave_and_judge(quick_python: None, provider: Sandbox, tmp_path: Path) -> None:
     runner = Runner(tmp_path)
     provider.set_faults(SLOW)
     assert runner.run("Submit, or take the next wave") == 0, "75 is a success here"

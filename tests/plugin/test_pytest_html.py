@@ -41,6 +41,11 @@ def rows(suite: Suite) -> dict[str, list[dict[str, Any]]]:
     return tests
 
 
+@pytest.fixture(autouse=True)
+def pytest_html(suite: Suite) -> None:
+    suite.use("pytest_html.plugin", "pytest_html.fixtures", "pytest_metadata.plugin")
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_row_for_each_verdict(suite: Suite, workers: str) -> None:
     suite.write(SOURCE)

@@ -261,6 +261,7 @@ def test_reruns_do_not_pile_properties_up(suite: Suite) -> None:
         "@pytest.mark.langasync\ndef test_it(langasync):\n"
         "    langasync.score('q', len(ask('x')))\n    assert 0\n"
     )
+    suite.use("pytest_rerunfailures")
     suite.run("--reruns=2", "--junitxml=out.xml")
     xml = ElementTree.parse(suite.path / "out.xml")
     names = [p.get("name") for p in list(xml.iter("testcase"))[-1].iter("property")]

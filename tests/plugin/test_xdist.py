@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -23,7 +22,6 @@ from pytest_langasync.plugin.xdist_messages import WaveReply
 from pytest_langasync.sandbox import Sandbox
 
 pytest.importorskip("xdist")
-PLUGINS = ("-p", "xdist.plugin", "-p", "pytest_langasync.plugin", "-p", "no:cacheprovider")
 TWO_WAVES = """
 @pytest.mark.langasync
 @pytest.mark.parametrize("n", range(8))
@@ -45,11 +43,10 @@ class Processes:
         self.path, self.started = suite.path, list[subprocess.Popen[str]]()
 
     def start(self, *args: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "pytest", *PLUGINS, *args]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args]
         process = subprocess.Popen(
             command,
             cwd=self.path,
-            env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # they import for seconds
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -70,7 +67,7 @@ class Processes:
 
 @pytest.fixture
 def processes(suite: Suite) -> Iterator[Processes]:
-    suite.pytester.makeini("[pytest]")
+    suite.use("xdist.plugin")
     started = Processes(suite)
     yield started
     for process in started.started:
@@ -189,7 +186,7 @@ def test_interrupted_while_it_waits(suite: Suite, processes: Processes, provider
     deadline = time.monotonic() + 120
     while "POST /v1/batches" not in provider.requests() and time.monotonic() < deadline:
         time.sleep(0.1)
-    os.kill(process.pid, signal.SIGINT)
+    process.send_signal(signal.SIGINT)
     status, _, output = processes.result(process)
     assert status == 2, output
     assert re.search(r"batch_\w+", output.split("langasync ---")[-1]), "which jobs go on"

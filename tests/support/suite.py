@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ from pytest_langasync.sandbox import Sandbox
 from pytest_langasync.sandbox.questions import read_request
 from pytest_langasync.sandbox.state import State
 
+PLUGINS = ("pytest_langasync.plugin", "pytest_asyncio.plugin")
+"""What each run loads unless a test wants more."""
 TWO_STEPS = """
 @pytest.mark.langasync
 def test_judged():
@@ -144,6 +148,16 @@ class Suite:
         pytester.makepyfile(llm=LLM)
         pytester.syspathinsert()
 
+    def use(self, *plugins: str) -> None:
+        """Load these plugins, too, in each run from now on."""
+        more = " ".join(f"-p {name}" for name in plugins)
+        os.environ["PYTEST_ADDOPTS"] += f" {more}"
+
+    def use_all(self) -> None:
+        """Load every installed plugin in each run from now on, as at a user's."""
+        del os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"]
+        os.environ["PYTEST_ADDOPTS"] = "-p no:langsmith_plugin"
+
     def write(self, source: str, name: str = "test_it") -> None:
         """Write a module of the suite; ``from llm import …`` is there already."""
         head = "import asyncio\nimport pytest\nfrom llm import aask, ask, trace\n\n"
@@ -154,7 +168,11 @@ class Suite:
         return self.plain("--langasync-sandbox", *args)
 
     def plain(self, *args: str) -> pytest.RunResult:
-        """Run it with these options only."""
+        """Run it with these options only; ``-n`` brings pytest-xdist."""
+        if any(one.startswith("-n") for one in args):
+            args = ("-p", "xdist.plugin", *args)
+        if "-W" in args:
+            gc.collect()  # a warning about what another test left open is not this run's
         return self.pytester.runpytest_inprocess("-p", "no:randomly", *args)
 
     def ledger(self) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from pytest_langasync.exceptions import (
     JobNotFoundError,
     LangasyncError,
     ProviderError,
+    ResultsNotReadyError,
     raise_as_one,
 )
 from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest
@@ -20,7 +21,14 @@ from pytest_langasync.lanes.batch.outcomes import (
     guilty,
     why_again,
 )
-from pytest_langasync.lanes.batch.poll import GONE_AFTER, NEWBORN, Polled, Poller, Watch
+from pytest_langasync.lanes.batch.poll import (
+    GONE_AFTER,
+    NEWBORN,
+    UNREADY_POLLS,
+    Polled,
+    Poller,
+    Watch,
+)
 from pytest_langasync.lanes.batch.recover import DOUBT
 from pytest_langasync.lanes.batch.submit import Submitter
 from pytest_langasync.lanes.batch.tidy import tidy
@@ -251,7 +259,12 @@ class Batcher:
             self._errors.append(error)
         elif isinstance(error, JobNotFoundError):
             self._not_found(watch, error)
+        elif isinstance(error, ResultsNotReadyError) and watch.unready + 1 >= UNREADY_POLLS:
+            self._poller.watches.pop(watch.job.id, None)
+            text = f"{error}. Nothing of it is bought again; a later run collects it"
+            self._errors.append(ResultsNotReadyError(text))
         elif isinstance(error, ProviderError):
+            watch.unready += isinstance(error, ResultsNotReadyError)
             self._trouble(watch, error)
             self._poller.reschedule(watch)
         else:
