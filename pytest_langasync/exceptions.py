@@ -30,6 +30,10 @@ class JobNotFoundError(ProviderError):
     """The provider does not know the job (deleted, expired, or of another account)."""
 
 
+class ResultsNotReadyError(ProviderError):
+    """A job has ended, and its results cannot be read yet; they are paid for."""
+
+
 class CreateUnknownError(ProviderError):
     """The outcome of a batch creation is unknown: it may or may not exist at the provider."""
 

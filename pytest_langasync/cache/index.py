@@ -21,6 +21,7 @@ class Entry:
     status: int
     retryable: bool
     received_at: float
+    failed: bool = False
 
     @property
     def age(self) -> tuple[float, float]:
@@ -29,8 +30,8 @@ class Entry:
 
     @property
     def ok(self) -> bool:
-        """True for a 2xx status."""
-        return is_success(self.status)
+        """True for a success."""
+        return is_success(self.status) and not self.failed
 
 
 class Index:
@@ -60,8 +61,9 @@ class Index:
                 continue
             whole += 1
             head, key = line.head, line.head.key
+            place, facts = (line.offset, line.length), (head.status, head.retryable)
             received_at = self._present(head.received_at)
-            entry = Entry(file, line.offset, line.length, head.status, head.retryable, received_at)
+            entry = Entry(file, *place, *facts, received_at, head.failed)
             if key not in found or (entry.ok and not found[key].ok):
                 found[key] = entry
         if damaged and not (growing and damaged == 1 and files.ends_torn(file.path)):
@@ -99,6 +101,7 @@ class Index:
             request_id=head.request_id,
             bought_at=entry.age[0],
             received_at=entry.received_at,
+            failed=entry.failed,
             foreign=entry.file.foreign,
         )
 
@@ -120,7 +123,7 @@ def merge(
                 done[kept.head.custom_id] = kept.head.ok
                 file.write(files.raw_line(path, kept))
         for row in rows:
-            ok = is_success(row.status)
+            ok = row.ok
             if row.custom_id in done and (done[row.custom_id] or not ok):
                 continue
             written = line(row)

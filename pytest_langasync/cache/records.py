@@ -127,6 +127,7 @@ class ResultHead:
     request_id: str
     received_at: float
     retryable: bool
+    failed: bool = False
 
     @property
     def key(self) -> str:
@@ -135,8 +136,8 @@ class ResultHead:
 
     @property
     def ok(self) -> bool:
-        """True for a 2xx status."""
-        return is_success(self.status)
+        """True for a success."""
+        return is_success(self.status) and not self.failed
 
 
 @dataclass(frozen=True)
@@ -258,13 +259,14 @@ def request_fields(head: RequestHead) -> dict[str, Any]:
 
 def result_fields(row: ResultRow, received_at: float) -> dict[str, Any]:
     """Return the head of a line of ``results.jsonl`` as it is written."""
-    return {
+    fields = {
         "custom_id": row.custom_id,
         "status": row.status,
         "request_id": row.request_id,
         "received_at": received_at,
         "retryable": row.retryable,
     }
+    return {**fields, "failed": True} if row.failed else fields
 
 
 def account(job: Job, heads: Iterable[ResultHead], keys: Iterable[str]) -> Finished:

@@ -11,10 +11,11 @@ from urllib.parse import parse_qsl, urlsplit
 from pytest_langasync import providers
 from pytest_langasync.costs.ledger import Ledger
 from pytest_langasync.engine import payloads
+from pytest_langasync.engine.access import Access
 from pytest_langasync.engine.replay import Attempt, SendNow
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.wire import Decision, Park, Reply, Send, Wire
-from pytest_langasync.models import Answer, Request, Target, digest
+from pytest_langasync.models import Answer, Request, Target, digest, is_success
 from pytest_langasync.providers.hosts import detour
 from pytest_langasync.providers.model_calls import ModelCalls
 
@@ -47,12 +48,17 @@ class CallRouter:
     """
 
     def __init__(
-        self, concurrency: ConcurrencyTracker, ledger: Ledger, model_calls: ModelCalls
+        self,
+        concurrency: ConcurrencyTracker,
+        ledger: Ledger,
+        model_calls: ModelCalls,
+        access: Access,
     ) -> None:
         self.concurrency = concurrency
         self.ledger = ledger
         self.local_url = ""
         self._model_calls = model_calls
+        self._access = access
         every = (dialect for one in providers.providers() for dialect in one.dialects)
         self._ends = tuple(dict.fromkeys(end for dialect in every for end in dialect.ends))
 
@@ -135,7 +141,7 @@ class CallRouter:
             called.base_url,
             called.endpoint,
             identity,
-            provider.credentials(headers, called.base_url),
+            self._access.remember(wire, called),
         )
         request = Request(target, called.dialect.strip_stream(body))
         why_now = provider.rejected(request) or ("a batch takes no query string" if query else "")
@@ -147,13 +153,16 @@ class CallRouter:
         return providers.recognise(wire.url, wire.headers) if wire.method == "POST" else None
 
     def _real_time(self, order: SendNow, heard: _Heard) -> Send:
-        request, streamed = order.call.request, heard.streamed
+        # As it was heard: the one in the order lacks its secrets.
+        request, streamed = heard.request, heard.streamed
 
         def record(came: Reply) -> Reply:
             body = payloads.answer_body(came)
             request_id = came.headers.get("x-request-id") or came.headers.get("request-id") or ""
             answer = order.record(came.status, body, request_id)
-            return reply_to(request, answer, streamed) if answer.ok else came
+            if not is_success(answer.status):
+                return came
+            return reply_to(request, answer, streamed)
 
         played = self.local_url and heard.played
         url = self.local_url + request.target.endpoint if played else ""
@@ -171,7 +180,7 @@ def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | 
     }
     if answer.request_id:
         headers["x-request-id"] = headers["request-id"] = answer.request_id
-    if stream_body is not None and answer.ok and isinstance(answer.body, dict):
+    if stream_body is not None and is_success(answer.status) and isinstance(answer.body, dict):
         headers["content-type"] = "text/event-stream; charset=utf-8"
         dialect = providers.dialect_of(request.target)
         events = dialect.event_stream(answer.body, stream_body)

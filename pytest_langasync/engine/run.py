@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_langasync import providers
+from pytest_langasync.cache.secret_places import SecretPlaces
 from pytest_langasync.cache.store import Store
 from pytest_langasync.config import CLOCK, Settings, suite_of
 from pytest_langasync.costs.ledger import Ledger
@@ -76,6 +77,7 @@ class Run:
             settings.cache,
             redacted=None if settings.store_prompts else providers.echoed,
             started_at=self.started_at,
+            secret_places=SecretPlaces(settings.secret_places),
         )
         self.hosts = Hosts(front.local_url)
         self.context = RunContext(
@@ -96,7 +98,9 @@ class Run:
         self._placeholders: list[str] = []
         self._lacking, self._used = set[str](), set[str]()
         self.concurrency = ConcurrencyTracker(front.parked_type)
-        self._router = CallRouter(self.concurrency, self.ledger, ModelCalls(settings.model_calls))
+        self._router = CallRouter(
+            self.concurrency, self.ledger, ModelCalls(settings.model_calls), self.hosts.access
+        )
         self._forks = ForkGuard(self._router, self.concurrency, self.ledger.passed, settings.silent)
         self._interceptor = Interceptor(self._forks, self.concurrency)
         self._attempt: Attempt | None = None
@@ -190,7 +194,7 @@ class Run:
             yield
         finally:
             self._attempt = None
-            if attempt.parked:
+            if attempt.parked or attempt.discarded:
                 self._traces.discard()
             else:
                 self._traces.commit()

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
-from pytest_langasync.exceptions import (
-    ConfigurationError,
-    CreateUnknownError,
-    JobNotFoundError,
+from pydantic import Field
+
+from pytest_langasync.config import CLOCK
+from pytest_langasync.exceptions import CreateUnknownError, JobNotFoundError, ResultsNotReadyError
+from pytest_langasync.models import (
+    Credentials,
+    Headers,
+    JobState,
+    JobStatus,
+    Request,
+    ResultRow,
 )
-from pytest_langasync.models import Credentials, Headers, JobState, JobStatus, Request, ResultRow
 from pytest_langasync.providers.base import Created, Found, Limits, Provider, Submission
 from pytest_langasync.providers.dialects import MESSAGES
 from pytest_langasync.providers.dialects.messages import STATUS_OF_TYPE
-from pytest_langasync.providers.failures import Failure, is_out_of_money, retry_after
-from pytest_langasync.providers.http import (
-    PLACEHOLDER_KEY,
-    Channel,
-    Policy,
-    Reply,
-    dumps,
-    lines,
-    safe_id,
-)
+from pytest_langasync.providers.failures import Failure, retry_after
+from pytest_langasync.providers.http import Channel, Policy, Reply, dumps, lines, segment
+from pytest_langasync.providers.wire import Lenient, Moment, Objects
 
 __all__ = ["ANTHROPIC", "Anthropic"]
 
 VERSION = "anthropic-version"
 NOT_IN_BATCHES = ("cache_hint", "context_hint", "previous_thread_event_id", "speed", "store")
+BATCHES = "/messages/batches"
+KEPT = 29 * 86400.0
+"""Seconds from its creation for which the results of a batch can be read."""
 RUNNING = frozenset({"in_progress", "canceling", "cancelling"})
 UNANSWERED = {
     "canceled": (503, "api_error", "The batch was canceled before this request ran."),
@@ -108,6 +109,87 @@ class Anthropic(Provider):
         return AnthropicClient(base_url, credentials, job_headers, self.policy)
 
 
+class Counts(Lenient):
+    """The counters of a batch."""
+
+    processing: int = 0
+    succeeded: int = 0
+    errored: int = 0
+    canceled: int = 0
+    expired: int = 0
+
+    @property
+    def failed(self) -> int:
+        """How many have no message."""
+        return self.errored + self.canceled + self.expired
+
+
+class Batch(Lenient):
+    """A batch, as Anthropic describes it."""
+
+    id: str = ""
+    processing_status: str = ""
+    request_counts: Counts = Counts()
+    created_at: Moment = 0.0
+    ended_at: Moment = 0.0
+    archived_at: Moment = 0.0
+    results_url: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen; what an unknown word means shows in the rest."""
+        word = self.processing_status.lower()
+        return word == "ended" or (word not in RUNNING and bool(self.ended_at and self.results_url))
+
+    def to_status(self, headers: Mapping[str, str]) -> JobStatus:
+        """Return the answer to a poll that came with these headers."""
+        counts = self.request_counts
+        return JobStatus(
+            state=JobState.ENDED if self.ended else JobState.RUNNING,
+            word=self.processing_status.lower(),
+            total=counts.processing + counts.succeeded + counts.failed,
+            completed=counts.succeeded,
+            failed=counts.failed,
+            retry_after=retry_after(headers),
+            output_refs=(self.results_url,) if self.results_url else (),
+        )
+
+    def to_found(self) -> Found:
+        """Return it as an entry of the provider's list."""
+        counts = self.request_counts
+        return Found(
+            job_id=self.id,
+            created_at=self.created_at,
+            total=counts.processing + counts.succeeded + counts.failed,
+            endpoint=MESSAGES.endpoint,
+            running=not self.ended,
+            opaque=True,
+        )
+
+
+class Page(Lenient):
+    """A page of a list."""
+
+    data: Objects = Field(default_factory=list)
+    has_more: bool = False
+    last_id: str = ""
+
+
+class Result(Lenient):
+    """What became of a request."""
+
+    type: str = "missing"
+    message: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+
+
+class Row(Lenient):
+    """A line of results."""
+
+    custom_id: str = ""
+    result: Result = Result()
+
+
 class AnthropicClient:
     """``Client`` for one base URL and one account."""
 
@@ -118,76 +200,74 @@ class AnthropicClient:
         job_headers: Headers,
         policy: Policy,
     ) -> None:
-        import anthropic
-
         if VERSION not in dict(job_headers):  # a job that is known by its ID alone
             job_headers = (*job_headers, (VERSION, "2023-06-01"))
-        self._channel = Channel(anthropic, "Anthropic", base_url, credentials, job_headers, policy)
-        self._sdk = anthropic.Anthropic(
-            api_key=PLACEHOLDER_KEY,
-            base_url=self._channel.base_url.removesuffix("/v1"),  # the SDK puts its own there
-            http_client=self._channel.http,
-            max_retries=0,
-            timeout=policy.timeout,
-        )
-        self._batches = self._sdk.messages.batches.with_raw_response
+        self._channel = Channel("Anthropic", base_url, credentials, job_headers, policy)
 
     def create(self, submission: Submission) -> Created:
         """Create the batch, once. See ``Client.create``."""
         requests = [{"custom_id": cid, "params": body} for cid, body in submission.lines]
-        timeout = self._channel.policy.create_timeout
-
-        def act() -> Any:
-            # Not messages.batches.create: that one walks through every body to transform it.
-            return self._sdk.post(
-                "/v1/messages/batches",
-                body={"requests": requests},
-                cast_to=object,
-                options={"timeout": timeout},
+        content = dumps({"requests": requests})
+        reply = self._channel.create(
+            lambda: self._channel.call(
+                "POST",
+                BATCHES,
+                content=content,
+                headers={"content-type": "application/json"},
+                timeout=self._channel.policy.create_timeout,
             )
-
-        body = self._channel.create(act).body
-        job_id = body.get("id")
-        if not isinstance(job_id, str) or not job_id:
+        )
+        batch = Batch.model_validate(reply.body)
+        if not batch.id:
             raise CreateUnknownError("the answer to a batch creation names no batch")
-        return Created(job_id, _epoch(body.get("created_at")) or _now())
+        return Created(batch.id, batch.created_at or CLOCK.now())
 
     def status(self, job_id: str) -> JobStatus:
         """Poll once. Raises ``JobNotFoundError`` when Anthropic does not know the job."""
-        reply = self._channel.ask(
-            f"polling {safe_id(job_id)}",
-            lambda: self._batches.retrieve(job_id),
+        reply = self._retrieve(job_id)
+        return Batch.model_validate(reply.body).to_status(reply.headers)
+
+    def _retrieve(self, job_id: str) -> Reply:
+        path = f"{BATCHES}/{segment(job_id)}"
+        return self._channel.ask(
+            f"polling {job_id}",
+            lambda: self._channel.call("GET", path),
             missing=f"Anthropic does not know the batch {job_id}",
         )
-        return _job_status(reply)
 
     def rows(self, job_id: str, status: JobStatus) -> Iterator[ResultRow]:
         """Yield the rows of an ended job, in Anthropic's order.
 
         Raises:
             JobNotFoundError: the results are gone (29 days after creation).
-            ConfigurationError: they are said to be on another host, which must not see the key.
+            ResultsNotReadyError: they are not there, although they are not old enough to be gone.
         """
         missing = f"the results of {job_id} are no longer at Anthropic"
-        if not status.output_refs:
-            raise JobNotFoundError(missing)
-        url = self._channel.resolve(status.output_refs[0])
+        # Where they are said to be may be missing, or be what a gateway in front knows nothing of.
+        # The key leaves for no other host: then they are where the documentation has them.
+        url = next(iter(status.output_refs), "")
         if not self._channel.same_origin(url):
-            host = self._channel.clean(urlsplit(url).netloc)
-            raise ConfigurationError(
-                f"the results of {job_id} are said to be at {host}, another host than "
-                f"{self._channel.base_url}: the key is not sent there"
-            )
-        for line in lines(self._channel.download(url, missing, status.total)):
-            if isinstance(line.get("custom_id"), str):
-                yield _row(line)
+            url = f"{BATCHES}/{segment(job_id)}/results"
+        try:
+            file = self._channel.download(url, missing, status.total)
+        except JobNotFoundError:
+            batch = Batch.model_validate(self._retrieve(job_id).body)
+            if batch.archived_at or CLOCK.now() - batch.created_at > KEPT:
+                raise
+            text = f"{job_id} has ended, and its results cannot be read yet"
+            raise ResultsNotReadyError(text) from None
+        for line in lines(file):
+            row = Row.model_validate(line)
+            if row.custom_id:
+                yield _to_result(row)
 
     def cancel(self, job_id: str) -> None:
         """Ask for cancellation; a job that has already ended is no error."""
-        missing = f"Anthropic does not know the batch {safe_id(job_id)}"
+        path = f"{BATCHES}/{segment(job_id)}/cancel"
+        missing = f"Anthropic does not know the batch {job_id}"
         try:
             self._channel.attempt(
-                lambda: self._batches.cancel(job_id),
+                lambda: self._channel.call("POST", path),
                 lambda failure: failure.transient and failure.status != 409,
             )
         except Failure as failure:
@@ -202,32 +282,38 @@ class AnthropicClient:
         after: dict[str, Any] = {}
         seen = 0
         while seen < limit:
-            body = self._list(min(100, limit - seen), after)
-            data = body.get("data")
-            batches = [b for b in data if isinstance(b, dict)] if isinstance(data, list) else []
+            page = self._list(min(100, limit - seen), after)
+            batches = [Batch.model_validate(one) for one in page.data]
+            ahead = self.clock_ahead
             for batch in batches:
-                if _epoch(batch.get("created_at")) + 1 > since:
-                    yield _found(batch)
+                if batch.created_at + ahead + 1 > since:
+                    yield replace(batch.to_found(), created_at=batch.created_at + ahead)
             seen += len(batches)
-            last = body.get("last_id")
-            old = bool(batches) and _epoch(batches[-1].get("created_at")) + 1 <= since
-            if not batches or not body.get("has_more") or not last or old:
+            old = bool(batches) and batches[-1].created_at + ahead + 1 <= since
+            if not batches or not page.has_more or not page.last_id or old:
                 return
-            after = {"after_id": last}
+            after = {"after_id": page.last_id}
 
-    def _list(self, limit: int, after: dict[str, Any]) -> Mapping[str, Any]:
-        return self._channel.ask(
-            "listing batches", lambda: self._batches.list(limit=limit, **after)
-        ).body
+    @property
+    def clock_ahead(self) -> float:
+        """Seconds by which this machine's clock is ahead of Anthropic's, as far as is known."""
+        return self._channel.clock_ahead
+
+    def _list(self, limit: int, after: dict[str, Any]) -> Page:
+        query = {"limit": limit, **after}
+        reply = self._channel.ask(
+            "listing batches", lambda: self._channel.call("GET", BATCHES, params=query)
+        )
+        return Page.model_validate(reply.body)
 
     def input_ids(self, job_id: str) -> frozenset[str] | None:
         """Return the custom IDs in the results; None while the job runs, or once they are gone."""
         status = self.status(job_id)
-        if status.state is JobState.RUNNING or not status.output_refs:
+        if status.state is JobState.RUNNING:
             return None
         try:
             return frozenset(row.custom_id for row in self.rows(job_id, status))
-        except JobNotFoundError:
+        except (JobNotFoundError, ResultsNotReadyError):
             return None
 
     def has_batch_api(self) -> bool:
@@ -237,7 +323,9 @@ class AnthropicClient:
             ProviderError: the server could not be reached, or is in trouble.
         """
         try:
-            body = self._channel.attempt(lambda: self._batches.list(limit=1)).body
+            reply = self._channel.attempt(
+                lambda: self._channel.call("GET", BATCHES, params={"limit": 1})
+            )
         except Failure as failure:
             if failure.status in (401, 403):
                 typed = isinstance(failure.body, dict) and failure.body.get("type") == "error"
@@ -245,9 +333,9 @@ class AnthropicClient:
             if failure.status in (0, 408, 409, 429, 500, 502, 503, 504, 529):
                 raise self._channel.explain(failure, "listing batches") from None
             return False
-        data = body.get("data")
+        data = reply.body.get("data")
         return (
-            "has_more" in body
+            "has_more" in reply.body
             and isinstance(data, list)
             and all(isinstance(b, dict) and b.get("type") == "message_batch" for b in data)
         )
@@ -257,71 +345,20 @@ class AnthropicClient:
 
     def close(self) -> None:
         """Close connections."""
-        self._sdk.close()
+        self._channel.close()
 
 
-def _now() -> float:
-    return datetime.datetime.now(datetime.UTC).timestamp()
-
-
-def _epoch(text: Any) -> float:
-    """Return seconds since the epoch of an RFC 3339 time, or 0 where there is none."""
-    try:
-        moment = datetime.datetime.fromisoformat(str(text))
-    except ValueError:
-        return 0.0
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
-    return aware.timestamp()
-
-
-def _job_status(reply: Reply) -> JobStatus:
-    batch = reply.body
-    counts = batch.get("request_counts")
-    numbers = {
-        name: number
-        for name, number in (counts.items() if isinstance(counts, dict) else ())
-        if isinstance(number, int)
-    }
-    word, url = str(batch.get("processing_status") or "").lower(), batch.get("results_url")
-    # A word that is not known yet: what it means shows in the rest.
-    ended = word == "ended" or (word not in RUNNING and batch.get("ended_at") and url)
-    return JobStatus(
-        state=JobState.ENDED if ended else JobState.RUNNING,
-        word=word,
-        total=sum(numbers.values()),
-        completed=numbers.get("succeeded", 0),
-        failed=sum(numbers.get(name, 0) for name in ("errored", "canceled", "expired")),
-        retry_after=retry_after(reply.headers),
-        output_refs=(url,) if isinstance(url, str) and url else (),
-    )
-
-
-def _found(batch: Mapping[str, Any]) -> Found:
-    status = _job_status(Reply(batch))
-    return Found(
-        job_id=str(batch.get("id") or ""),
-        created_at=_epoch(batch.get("created_at")),
-        total=status.total,
-        endpoint="/messages",
-        running=status.state is JobState.RUNNING,
-        opaque=True,
-    )
-
-
-def _row(line: Mapping[str, Any]) -> ResultRow:
-    custom_id, result = str(line["custom_id"]), line.get("result")
-    result = result if isinstance(result, dict) else {}
-    kind = str(result.get("type") or "missing")
-    message = result.get("message")
-    if kind == "succeeded" and isinstance(message, dict):
-        return ResultRow(custom_id, 200, message)
-    if kind == "errored" and isinstance(result.get("error"), dict):
-        return _errored(custom_id, result["error"])
-    lost = (500, "api_error", f"The batch returned no message for this request ({kind}).")
-    status, error_type, text = UNANSWERED.get(kind, lost)
+def _to_result(row: Row) -> ResultRow:
+    result = row.result
+    if result.type == "succeeded" and result.message is not None:
+        return ResultRow(row.custom_id, 200, result.message)
+    if result.type == "errored" and result.error is not None:
+        return _errored(row.custom_id, result.error)
+    lost = (500, "api_error", f"The batch returned no message for this request ({result.type}).")
+    status, error_type, text = UNANSWERED.get(result.type, lost)
     error = {"type": error_type, "message": text}
     body = {"type": "error", "error": error, "request_id": None}
-    return ResultRow(custom_id, status, body, retryable=True)
+    return ResultRow(row.custom_id, status, body, retryable=True)
 
 
 def _errored(custom_id: str, envelope: Mapping[str, Any]) -> ResultRow:
@@ -330,8 +367,9 @@ def _errored(custom_id: str, envelope: Mapping[str, Any]) -> ResultRow:
         error, envelope = dict(envelope), {"type": "error", "error": dict(envelope)}
     # A row carries no HTTP status: the one that the type has in real time.
     status = STATUS_OF_TYPE.get(str(error.get("type")), 500)
-    retryable = (status == 429 or status >= 500) and not is_out_of_money(error)
-    return ResultRow(custom_id, status, envelope, str(envelope.get("request_id") or ""), retryable)
+    came = MESSAGES.outcome(status, envelope)
+    request_id = str(envelope.get("request_id") or "")
+    return ResultRow(custom_id, status, envelope, request_id, came.retryable)
 
 
 ANTHROPIC = Anthropic()

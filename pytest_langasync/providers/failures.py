@@ -1,4 +1,4 @@
-"""What went wrong in one exchange, in one shape for both SDKs and both HTTP libraries."""
+"""What went wrong in one exchange."""
 
 from __future__ import annotations
 
@@ -9,23 +9,19 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from pytest_langasync.config import CLOCK
+from pytest_langasync.providers.dialects.base import is_out_of_money
 
-__all__ = ["Failure", "from_error", "from_response", "is_out_of_money", "retry_after"]
+__all__ = ["Failure", "from_error", "from_response", "retry_after"]
 
 LONGEST_RETRY_AFTER = 120.0
 NOT_SENT = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"}
 )
-"""Transport errors, of httpx and httpx2 alike, after which no server has seen the request."""
-
-OUT_OF_MONEY = frozenset(
-    {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error"}
-    | {"enforced_spend_limit_reached"}
-)
+"""Transport errors after which no server has seen the request."""
 
 
 class Failure(Exception):  # noqa: N818  (never leaves this package)
-    """One failed exchange, in the same shape for both SDKs and both HTTP libraries.
+    """One failed exchange.
 
     ``status`` is 0 where no response came, and 2xx where it could not be read. ``sent`` is False
     when no server can have seen the request.
@@ -79,24 +75,12 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER) if math.isfinite(seconds) else None
 
 
-def is_out_of_money(error: Mapping[str, Any]) -> bool:
-    """Return whether an error object says that the account cannot pay, which no retry cures."""
-    details = error.get("details")
-    detail = details.get("error_code") if isinstance(details, dict) else None
-    words = (error.get("code"), error.get("type"), detail)
-    return any(isinstance(word, str) and word in OUT_OF_MONEY for word in words)
-
-
 def from_error(error: Exception) -> Failure:
-    """Return the failure behind an exception of an SDK or of its HTTP library."""
-    response = getattr(error, "response", None)
-    if getattr(error, "status_code", None) is not None and response is not None:
-        return from_response(response)
+    """Return the failure behind an exception of the HTTP library, or of reading what came."""
     if isinstance(error, ValueError):
         return Failure("the answer could not be read", status=200)
-    cause = error.__cause__ or error
-    sent = NOT_SENT.isdisjoint(base.__name__ for base in type(cause).__mro__)
-    return Failure(f"{type(cause).__name__}: {cause}", sent=sent)
+    sent = NOT_SENT.isdisjoint(base.__name__ for base in type(error).__mro__)
+    return Failure(f"{type(error).__name__}: {error}", sent=sent)
 
 
 def from_response(response: Any) -> Failure:

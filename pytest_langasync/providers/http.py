@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import dataclasses
 import json
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, TypeVar
-from urllib.parse import urljoin, urlsplit
+from email.utils import parsedate_to_datetime
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlsplit
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.exceptions import (
     CapacityError,
     ConfigurationError,
@@ -21,23 +24,29 @@ from pytest_langasync.exceptions import (
     LangasyncError,
     ProviderError,
 )
-from pytest_langasync.models import Credentials, Headers
+from pytest_langasync.interception.senders import transport_options
+from pytest_langasync.models import Credentials, Headers, LiveCredentials
 from pytest_langasync.providers.failures import Failure, from_error, from_response
 
-__all__ = ["PLACEHOLDER_KEY", "Channel", "Policy", "Reply", "dumps", "lines", "safe_id"]
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["Channel", "Policy", "Reply", "dumps", "lines", "segment"]
 
 T = TypeVar("T")
 
-PLACEHOLDER_KEY = "held-by-pytest-langasync"
-"""What the SDK is given as its key; the real one joins the request on its way out."""
-
-SDK_HEADERS = frozenset(
-    {"accept", "accept-encoding", "anthropic-version", "connection", "content-length"}
-    | {"content-type", "host", "transfer-encoding", "user-agent"}
-)
+OWN_HEADERS = frozenset(
+    ("accept", "accept-encoding", "connection", "content-length", "content-type", "host",
+     "transfer-encoding", "user-agent")
+)  # fmt: skip
+"""Headers of an exchange itself: never the intercepted call's."""
 DOWNLOADS = 3
 """How often at most a file is fetched for the sake of a damaged or missing line."""
 CAPACITY = re.compile(r"enqueued|token_limit_exceeded|\bqueue", re.IGNORECASE)
+
+
+CLOCKS_DIFFER = 60.0
+"""Seconds from which on two clocks differ: a reply takes time, and ``Date`` has no fractions."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,8 @@ class Policy:
     """The longest silence during an upload or a creation."""
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
     """Waits between two attempts."""
+    patience: float = 600.0
+    """How long to wait for a new token where one that was let in before is refused."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +73,12 @@ class Reply:
 
 
 class Channel:
-    """One base URL and one account: calls through an SDK, and downloads through its HTTP client.
+    """One base URL and one account: calls, and downloads.
 
-    The SDK gets a placeholder instead of a key and a hook gives each request the intercepted
-    headers, and those alone: nothing from the environment takes part, no log of the SDK can show a
-    key, and a redirect to another origin goes out without it.
+    A hook gives each request the intercepted headers, and those alone: nothing from the environment
+    takes part, and a redirect to another origin goes out without the key.
 
     Args:
-        sdk: the SDK's module (``openai`` or ``anthropic``).
         provider: the name to use in messages.
         base_url: as intercepted, without the endpoint.
         credentials: the account's headers.
@@ -79,33 +88,47 @@ class Channel:
 
     def __init__(
         self,
-        sdk: Any,
         provider: str,
         base_url: str,
         credentials: Credentials,
         job_headers: Headers,
         policy: Policy,
     ) -> None:
+        import httpx
+
         self.policy = policy
         self.base_url = base_url.rstrip("/")
-        sent = {**credentials.others, **credentials.headers}
-        account = {n.lower(): v for n, v in sent.items() if not _of_sdk(n.lower())}
-        self._headers = {**account, **dict(job_headers)}
-        self._secrets = _secrets(credentials)
+        self._credentials = credentials
+        self._job_headers = job_headers
+        self._let_in = False
+        self._refused_at: float | None = None
+        """Since when it is refused what let it in before, on a monotonic clock."""
         parts = urlsplit(self.base_url)
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self._where = f"{provider} at {shown}"
-        self.http: Any = sdk.DefaultHttpxClient(
-            timeout=policy.timeout, event_hooks={"request": [self._authorise]}
+        self.clock_ahead = 0.0
+        """Seconds by which this machine's clock is ahead of the provider's (``Date`` of its last
+        reply); 0 for a difference that is none, or where nothing is known."""
+        self.http = httpx.Client(
+            timeout=policy.timeout,
+            follow_redirects=True,
+            event_hooks={"request": [self._authorise]},
+            transport=_transport(credentials),
         )
-        libraries = (sys.modules.get(name) for name in ("httpx", "httpx2"))
-        transport = (library.HTTPError for library in libraries if library is not None)
-        self._errors: tuple[type[Exception], ...] = (
-            sdk.APIError,
-            json.JSONDecodeError,
-            UnicodeDecodeError,
-            *transport,
-        )
+        self._errors = (httpx.HTTPError, json.JSONDecodeError, UnicodeDecodeError)
+
+    def close(self) -> None:
+        """Close connections."""
+        self.http.close()
+
+    def call(self, method: str, path: str, **content: Any) -> Reply:
+        """Make one exchange below the base URL. ``content`` is what ``httpx`` takes.
+
+        Raises:
+            Failure: the server refused, or sent no JSON object.
+            httpx.HTTPError: there was no answer.
+        """
+        return _reply(self.http.request(method, self.resolve(path), **content))
 
     def same_origin(self, url: str) -> bool:
         """Return whether ``url`` has the scheme, host and port of the base URL."""
@@ -113,17 +136,52 @@ class Channel:
 
     def _authorise(self, request: Any) -> None:
         for name in list(request.headers):
-            if not _of_sdk(name.lower()):
+            if name not in OWN_HEADERS:
                 del request.headers[name]
         if self.same_origin(str(request.url)):
-            request.headers.update(self._headers)
+            sent = {**self._credentials.others, **self._credentials.headers}
+            account = {n.lower(): v for n, v in sent.items() if n.lower() not in OWN_HEADERS}
+            request.headers.update({**account, **dict(self._job_headers)})
 
-    def ask(self, doing: str, act: Callable[[], Any], *, missing: str = "") -> Reply:
+    def _is_renewed(self) -> bool:
+        """Ask the client whose calls these are for what it would carry now; whether it is new."""
+        known = self._credentials
+        if not isinstance(known, LiveCredentials):
+            return False
+        try:
+            found = known.renew()
+        except Exception:  # whatever an auth flow or a hook raises: the refusal is what is told
+            return False
+        if found is None or found.headers == known.headers:
+            return False
+        self._credentials = dataclasses.replace(known, headers=found.headers, others=found.others)
+        return True
+
+    def _admitted(self, act: Callable[[], T]) -> T:
+        """Do ``act``, once more with a new token where the one that it carries is refused."""
+        try:
+            result = self._normalised(act)
+        except Failure as failure:
+            if failure.status != 401 or not self._is_renewed():
+                raise
+            result = self._normalised(act)
+        self._let_in, self._refused_at = True, None
+        return result
+
+    def _may_be_renewed(self) -> bool:
+        """Whether a refusal may be over soon: what let in before may have a successor."""
+        now = CLOCK.timer()
+        if self._refused_at is None:
+            self._refused_at = now
+        live = isinstance(self._credentials, LiveCredentials)
+        return live and self._let_in and now - self._refused_at < self.policy.patience
+
+    def ask(self, doing: str, act: Callable[[], Reply], *, missing: str = "") -> Reply:
         """Make an idempotent call, again after transient failures.
 
         Args:
             doing: completes the sentence "… failed while …" in an error.
-            act: the call, through the SDK; its raw response, or the parsed one.
+            act: the call, as a rule by ``call``.
             missing: the message of a ``JobNotFoundError`` for the provider's own 404.
 
         Raises:
@@ -135,13 +193,17 @@ class Channel:
             raise self.explain(failure, doing, missing) from None
 
     def attempt(
-        self, act: Callable[[], Any], again: Callable[[Failure], bool] | None = None
+        self, act: Callable[[], Reply], again: Callable[[Failure], bool] | None = None
     ) -> Reply:
         """Like ``ask``, with a choice of what is tried again. Raises the last ``Failure``."""
-        return self._retried(lambda: _reply(act()), again or (lambda failure: failure.transient))
+        reply = self._retried(act, again or (lambda failure: failure.transient))
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            ahead = CLOCK.now() - parsedate_to_datetime(reply.headers["date"]).timestamp()
+            self.clock_ahead = ahead if abs(ahead) > CLOCKS_DIFFER else 0.0
+        return reply
 
     def create(
-        self, act: Callable[[], Any], again: Callable[[Failure], bool] = lambda failure: False
+        self, act: Callable[[], Reply], again: Callable[[Failure], bool] = lambda failure: False
     ) -> Reply:
         """Make the one call that buys: sent again only where nothing can have been created.
 
@@ -207,7 +269,9 @@ class Channel:
                 file.close()
 
     def _pour(self, url: str, file: IO[bytes]) -> None:
-        with self.http.stream("GET", url, headers={"accept": "application/binary"}) as response:
+        with self.http.stream(
+            "GET", self.resolve(url), headers={"accept": "application/binary"}
+        ) as response:
             if response.status_code != 200:
                 response.read()
                 raise from_response(response)
@@ -239,7 +303,7 @@ class Channel:
             sleep=self.policy.sleep,
             reraise=True,
         )
-        result: T = retrying(self._normalised, act)
+        result: T = retrying(self._admitted, act)
         return result
 
     def _normalised(self, act: Callable[[], T]) -> T:
@@ -253,6 +317,10 @@ class Channel:
     def explain(self, failure: Failure, doing: str, missing: str = "") -> LangasyncError:
         """Return the exception that tells a person about ``failure``."""
         text = self._sentence(failure, doing)
+        if failure.status == 401 and missing and self._may_be_renewed():
+            return ProviderError(
+                f"{self._where} refused what let it in before (HTTP 401): waiting for a new token"
+            )
         if failure.status == 401:
             return ConfigurationError(
                 f"{self._where} refused the API key (HTTP 401): check the key the test uses"
@@ -274,14 +342,24 @@ class Channel:
 
     def clean(self, text: str) -> str:
         """Return ``text`` as one printable line of at most 300 characters, without any secret."""
-        for secret in self._secrets:
+        for secret in _secrets(self._credentials):
             text = text.replace(secret, "***")
         line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         return line if len(line) <= 300 else f"{line[:299]}…"
 
-    def resolve(self, url: str) -> str:
-        """Return ``url`` made absolute against the base URL."""
-        return urljoin(f"{self.base_url}/", url)
+    def resolve(self, path: str) -> str:
+        """Return a path below the base URL as a URL; one that is whole stays as it is."""
+        return path if urlsplit(path).scheme else f"{self.base_url}{path}"
+
+
+def _transport(credentials: Credentials) -> httpx.HTTPTransport | None:
+    """Return a transport that goes the way of the intercepted calls, or None for the usual way."""
+    import httpx
+
+    if credentials.network is None:
+        return None
+    tls = credentials.tls if isinstance(credentials, LiveCredentials) else None
+    return httpx.HTTPTransport(**transport_options(httpx, credentials.network, tls))
 
 
 def dumps(value: Any) -> bytes:
@@ -311,24 +389,24 @@ def lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
         raise ProviderError("the download holds no results, but something else")
 
 
-def safe_id(identifier: str) -> str:
-    """Return ``identifier`` when it can stand in a URL as one segment.
+def segment(identifier: str) -> str:
+    """Return ``identifier`` quoted, so that it stands in a URL as one segment.
 
     Raises:
         ConfigurationError: it cannot; no provider gave it.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,254}", identifier):
+    if not identifier or identifier in (".", "..") or not identifier.isprintable():
         raise ConfigurationError(f"not the ID of a batch or file: {identifier[:80]!r}")
-    return identifier
+    return quote(identifier, safe="")
 
 
-def _reply(value: Any) -> Reply:
-    """Read what the SDK returned: its raw response, or an already parsed object."""
-    response = getattr(value, "http_response", None)
-    body, headers = (value, {}) if response is None else (response.json(), response.headers)
+def _reply(response: httpx.Response) -> Reply:
+    if not response.is_success:
+        raise from_response(response)
+    body = response.json()
     if not isinstance(body, dict):
         raise Failure("the answer is no JSON object", status=200)
-    return Reply(body, headers)
+    return Reply(body, response.headers)
 
 
 def _check(file: IO[bytes], rows: int) -> None:
@@ -345,10 +423,6 @@ def _object(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _of_sdk(name: str) -> bool:
-    return name in SDK_HEADERS or name.startswith("x-stainless-")
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import IO, Any
+
+from pydantic import Field
 
 from pytest_langasync.config import CLOCK
 from pytest_langasync.exceptions import (
@@ -17,30 +21,151 @@ from pytest_langasync.exceptions import (
     JobNotFoundError,
     LangasyncError,
 )
-from pytest_langasync.models import Credentials, Headers, JobState, JobStatus, Request, ResultRow
-from pytest_langasync.providers.base import Created, Found, Limits, Provider, Submission
-from pytest_langasync.providers.dialects import CHAT_COMPLETIONS, EMBEDDINGS, RESPONSES
-from pytest_langasync.providers.failures import Failure, is_out_of_money, retry_after
-from pytest_langasync.providers.http import (
-    PLACEHOLDER_KEY,
-    Channel,
-    Policy,
-    Reply,
-    dumps,
-    lines,
-    safe_id,
+from pytest_langasync.models import (
+    Credentials,
+    Headers,
+    JobState,
+    JobStatus,
+    Request,
+    ResultRow,
+    is_success,
 )
+from pytest_langasync.providers.base import Created, Found, Limits, Provider, Submission
+from pytest_langasync.providers.dialects import CHAT_COMPLETIONS, EMBEDDINGS, RESPONSES, Dialect
+from pytest_langasync.providers.failures import Failure, retry_after
+from pytest_langasync.providers.http import Channel, Policy, Reply, dumps, lines, segment
+from pytest_langasync.providers.wire import Lenient, Moment, Objects, Row
 
-__all__ = ["OPENAI", "OpenAI"]
+__all__ = ["OPENAI", "Batch", "OpenAI", "OpenAIClient"]
 
 NONCE = "langasync_nonce"
 SUITE = "langasync_suite"
 REGIONS = ("", "us.", "eu.", "ae.", "au.", "in.", "jp.")
 ENDED = frozenset({"completed", "expired", "cancelled", "canceled"})
 RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling", "canceling"})
-END_TIMES = ("completed_at", "failed_at", "expired_at", "cancelled_at")
 STATUS_OF_CODE = {"batch_expired": 504, "batch_cancelled": 503, "request_timeout": 504}
 """Statuses for requests that never got one: the SDK raises ``InternalServerError`` for them."""
+
+
+class Counts(Lenient):
+    """The counters of a batch."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class Problem(Lenient):
+    """Why a batch was refused."""
+
+    code: str = ""
+    message: str = ""
+    line: int | None = None
+
+
+class Batch(Lenient):
+    """A batch, as OpenAI describes it."""
+
+    id: str = ""
+    object: str = ""
+    status: str = ""
+    endpoint: str = ""
+    model: str = ""
+    input_file_id: str = ""
+    output_file_id: str = ""
+    error_file_id: str = ""
+    created_at: Moment = 0.0
+    completed_at: Moment = 0.0
+    failed_at: Moment = 0.0
+    expired_at: Moment = 0.0
+    cancelled_at: Moment = 0.0
+    request_counts: Counts = Counts()
+    errors: Any = None
+    metadata: Mapping[str, Any] = Field(default_factory=dict)
+
+    @property
+    def word(self) -> str:
+        """The status in lower case."""
+        return self.status.lower()
+
+    @property
+    def nonce(self) -> str:
+        """The submission that it is, where it is ours."""
+        return str(self.metadata.get(NONCE) or "")
+
+    @property
+    def suite(self) -> str:
+        """The suite that submitted it, where it is ours."""
+        return str(self.metadata.get(SUITE) or "")
+
+    @property
+    def refs(self) -> tuple[str, ...]:
+        """The files that hold its rows."""
+        return tuple(ref for ref in (self.output_file_id, self.error_file_id) if ref)
+
+    @property
+    def state(self) -> JobState:
+        """What its status word means; that of an unknown one shows in the times."""
+        counts, word = self.request_counts, self.word
+        if word == "failed":
+            ran = self.refs or counts.completed or counts.failed
+            return JobState.ENDED if ran else JobState.REJECTED
+        times = (self.completed_at, self.failed_at, self.expired_at, self.cancelled_at)
+        if word in ENDED or (word not in RUNNING and any(times)):
+            return JobState.ENDED
+        return JobState.RUNNING
+
+    @property
+    def problem(self) -> Problem:
+        """The first entry of its errors."""
+        errors = self.errors.get("data") if isinstance(self.errors, Mapping) else self.errors
+        first = errors[0] if isinstance(errors, list) and errors else None
+        return Problem.model_validate(first) if isinstance(first, Mapping) else Problem()
+
+    def to_status(self, headers: Mapping[str, str]) -> JobStatus:
+        """Return the answer to a poll that came with these headers."""
+        counts, problem = self.request_counts, self.problem
+        where = "" if problem.line is None else f" (line {problem.line})"
+        # The end may be told before the file's ID is: what was answered is not among the errors.
+        told = self.output_file_id or (self.error_file_id and not counts.completed)
+        ran = counts.completed or (counts.failed and self.word == "completed")
+        return JobStatus(
+            state=self.state,
+            word=self.word,
+            total=counts.total,
+            completed=counts.completed,
+            failed=counts.failed,
+            reason=f"{problem.message}{where}" if problem.message else "",
+            reason_code=problem.code,
+            retry_after=retry_after(headers),
+            output_refs=self.refs,
+            unready=self.word in ENDED and bool(ran) and not told,
+            input_ref=self.input_file_id,
+            nonce=self.nonce,
+            suite=self.suite,
+        )
+
+    def to_found(self) -> Found:
+        """Return it as an entry of the provider's list."""
+        return Found(
+            job_id=self.id,
+            created_at=self.created_at,
+            total=self.request_counts.total,
+            nonce=self.nonce,
+            suite=self.suite,
+            endpoint=self.endpoint.removeprefix("/v1"),
+            model=self.model,
+            input_ref=self.input_file_id,
+            running=self.state is JobState.RUNNING,
+        )
+
+
+class Page(Lenient):
+    """A page of a list."""
+
+    object: str = ""
+    data: Objects = Field(default_factory=list)
+    has_more: bool = False
 
 
 class OpenAI(Provider):
@@ -96,19 +221,10 @@ class OpenAIClient:
         credentials: Credentials,
         job_headers: Headers,
         policy: Policy,
+        title: str = "OpenAI",
     ) -> None:
-        import openai
-
-        self._channel = Channel(openai, "OpenAI", base_url, credentials, job_headers, policy)
-        self._sdk = openai.OpenAI(
-            api_key=PLACEHOLDER_KEY,
-            base_url=self._channel.base_url,
-            http_client=self._channel.http,
-            max_retries=0,
-            timeout=policy.timeout,
-        )
-        self._files = self._sdk.files.with_raw_response
-        self._batches = self._sdk.batches.with_raw_response
+        self._title = title
+        self._channel = Channel(title, base_url, credentials, job_headers, policy)
 
     def create(self, submission: Submission) -> Created:
         """Upload the lines and create the batch, once. See ``Client.create``."""
@@ -116,55 +232,60 @@ class OpenAIClient:
         metadata = {NONCE: submission.nonce}
         if submission.suite:
             metadata[SUITE] = submission.suite[:512]
+        asked = {
+            "input_file_id": file_id,
+            "endpoint": _endpoint(submission.endpoint),
+            "completion_window": "24h",
+            "metadata": metadata,
+        }
+        timeout = self._channel.policy.create_timeout
         try:
             reply = self._channel.create(
-                lambda: self._batches.create(
-                    input_file_id=file_id,
-                    endpoint=_endpoint(submission.endpoint),
-                    completion_window="24h",
-                    metadata=metadata,
-                    timeout=self._channel.policy.create_timeout,
-                ),
+                lambda: self._channel.call("POST", "/batches", json=asked, timeout=timeout),
                 again=_upload_not_seen_yet,
             )
         except (CapacityError, ConfigurationError):
             with contextlib.suppress(LangasyncError):
                 self.delete_files([file_id])
             raise
-        job_id = reply.body.get("id")
-        if not isinstance(job_id, str) or not job_id:
+        batch = Batch.model_validate(reply.body)
+        if not batch.id:
             raise CreateUnknownError("the answer to a batch creation names no batch")
-        return Created(job_id, _number(reply.body.get("created_at")) or CLOCK.now(), file_id)
+        return Created(batch.id, batch.created_at or CLOCK.now(), file_id)
 
     def _upload(self, submission: Submission) -> str:
-        with tempfile.TemporaryFile() as file:
+        with io.BytesIO() if submission.secret else tempfile.TemporaryFile() as file:
             for custom_id, body in submission.lines:
                 file.write(_line(custom_id, submission.endpoint, body))
 
-            def act() -> Any:
+            def act() -> Reply:
                 file.seek(0)
-                return self._files.create(
-                    file=(f"langasync-{submission.nonce}.jsonl", file),
-                    purpose="batch",
+                name = f"langasync-{submission.nonce}.jsonl"
+                return self._channel.call(
+                    "POST",
+                    "/files",
+                    data={"purpose": "batch"},
+                    files={"file": (name, file, "application/octet-stream")},
                     timeout=self._channel.policy.create_timeout,
                 )
 
             reply = self._channel.ask("uploading a batch", act)
-        file_id = reply.body.get("id")
-        if not isinstance(file_id, str) or not file_id:
+        file_id = Batch.model_validate(reply.body).id
+        if not file_id:
             raise ConfigurationError("no batch API at this base URL: an upload got no file ID")
-        return safe_id(file_id)
+        return file_id
 
     def status(self, job_id: str) -> JobStatus:
         """Poll once. Raises ``JobNotFoundError`` when OpenAI does not know the job."""
         reply = self._retrieve(job_id)
-        return _job_status(reply)
+        return Batch.model_validate(reply.body).to_status(reply.headers)
 
     def _retrieve(self, job_id: str) -> Reply:
+        path = f"/batches/{segment(job_id)}"
         return self._channel.ask(
-            f"polling {safe_id(job_id)}",
-            lambda: self._batches.retrieve(job_id),
-            missing=f"OpenAI does not know the batch {job_id}",
+            f"polling {job_id}",
+            lambda: self._channel.call("GET", path),
+            missing=f"{self._title} does not know the batch {job_id}",
         )
 
     def rows(self, job_id: str, status: JobStatus) -> Iterator[ResultRow]:
@@ -174,7 +295,7 @@ class OpenAIClient:
             JobNotFoundError: a file is gone; the rows of the other were yielded first.
         """
         gone: JobNotFoundError | None = None
-        missing = f"the results of {job_id} are no longer at OpenAI"
+        missing = f"the results of {job_id} are no longer at {self._title}"
         counts = (status.completed, status.failed)
         # The counters of one that was stopped half-way are known not to add up.
         told = len(status.output_refs) == sum(map(bool, counts)) and status.word == "completed"
@@ -186,21 +307,22 @@ class OpenAIClient:
                 gone = error
                 continue
             for line in lines(file):
-                if isinstance(line.get("custom_id"), str):
-                    yield _row(line)
+                row = Row.model_validate(line)
+                if row.custom_id:
+                    yield to_result(row)
         if gone is not None:
             raise gone
 
     def _content(self, file_id: str, missing: str, rows: int = 0) -> IO[bytes]:
-        url = f"{self._channel.base_url}/files/{safe_id(file_id)}/content"
-        return self._channel.download(url, missing, rows)
+        return self._channel.download(f"/files/{segment(file_id)}/content", missing, rows)
 
     def cancel(self, job_id: str) -> None:
         """Ask for cancellation; a job that has already ended is no error."""
-        missing = f"OpenAI does not know the batch {safe_id(job_id)}"
+        path = f"/batches/{segment(job_id)}/cancel"
+        missing = f"{self._title} does not know the batch {job_id}"
         try:
             self._channel.attempt(
-                lambda: self._batches.cancel(job_id),
+                lambda: self._channel.call("POST", path),
                 lambda failure: failure.transient and failure.status != 409,
             )
         except Failure as failure:
@@ -215,33 +337,40 @@ class OpenAIClient:
         after: dict[str, Any] = {}
         seen = 0
         while seen < limit:
-            page = min(100, limit - seen)
-            body = self._list(page, after)
-            data = [b for b in _list_of(body.get("data")) if isinstance(b.get("id"), str)]
-            for batch in data:
-                if (_number(batch.get("created_at")) or 0.0) + 1 > since:
-                    yield _found(batch)
-            seen += len(data)
-            if not data or not body.get("has_more") or _all_before(data, since):
+            page = self._list(min(100, limit - seen), after)
+            batches = [one for one in map(Batch.model_validate, page.data) if one.id]
+            ahead = self.clock_ahead
+            for batch in batches:
+                if batch.created_at + ahead + 1 > since:
+                    yield replace(batch.to_found(), created_at=batch.created_at + ahead)
+            seen += len(batches)
+            if not batches or not page.has_more or _all_before(batches, since - ahead):
                 return
-            after = {"after": data[-1]["id"]}
+            after = {"after": batches[-1].id}
 
-    def _list(self, limit: int, after: dict[str, Any]) -> Mapping[str, Any]:
-        return self._channel.ask(
-            "listing batches", lambda: self._batches.list(limit=limit, **after)
-        ).body
+    @property
+    def clock_ahead(self) -> float:
+        """Seconds by which this machine's clock is ahead of OpenAI's, as far as is known."""
+        return self._channel.clock_ahead
+
+    def _list(self, limit: int, after: dict[str, Any]) -> Page:
+        query = {"limit": limit, **after}
+        reply = self._channel.ask(
+            "listing batches", lambda: self._channel.call("GET", "/batches", params=query)
+        )
+        return Page.model_validate(reply.body)
 
     def input_ids(self, job_id: str) -> frozenset[str] | None:
         """Return the custom IDs in the input file, or None once that file is deleted."""
-        file_id = self._retrieve(job_id).body.get("input_file_id")
-        if not isinstance(file_id, str) or not file_id:
+        file_id = Batch.model_validate(self._retrieve(job_id).body).input_file_id
+        if not file_id:
             return None
         try:
             file = self._content(file_id, "gone")
         except JobNotFoundError:
             return None
-        ids = (line.get("custom_id") for line in lines(file))
-        return frozenset(custom_id for custom_id in ids if isinstance(custom_id, str))
+        rows = (Row.model_validate(line) for line in lines(file))
+        return frozenset(row.custom_id for row in rows if row.custom_id)
 
     def has_batch_api(self) -> bool:
         """Return whether this base URL lists batches as OpenAI does, or asks for a key first.
@@ -250,35 +379,38 @@ class OpenAIClient:
             ProviderError: the server could not be reached, or is in trouble.
         """
         try:
-            body = self._channel.attempt(lambda: self._batches.list(limit=1)).body
+            reply = self._channel.attempt(
+                lambda: self._channel.call("GET", "/batches", params={"limit": 1})
+            )
         except Failure as failure:
             if failure.status in (401, 403):
                 return {"message", "type", "code"} <= failure.error.keys()
             if failure.status in (0, 408, 409, 429) or failure.status in (500, 502, 503, 504):
                 raise self._channel.explain(failure, "listing batches") from None
             return False
-        data = body.get("data")
+        page = Page.model_validate(reply.body)
+        whole = isinstance(given := reply.body.get("data"), list) and len(given) == len(page.data)
         return (
-            body.get("object") == "list"
-            and isinstance(data, list)
-            and all(isinstance(b, dict) and b.get("object") == "batch" for b in data)
+            page.object == "list" and whole and all(b.get("object") == "batch" for b in page.data)
         )
 
     def delete_files(self, refs: Iterable[str]) -> None:
         """Delete input and output files that are no longer needed; a missing one is no error."""
         for ref in refs:
             with contextlib.suppress(JobNotFoundError):
-                self._delete(safe_id(ref))
+                self._delete(f"/files/{segment(ref)}")
 
-    def _delete(self, file_id: str) -> None:
-        self._channel.ask("deleting a file", lambda: self._files.delete(file_id), missing="gone")
+    def _delete(self, path: str) -> None:
+        self._channel.ask(
+            "deleting a file", lambda: self._channel.call("DELETE", path), missing="gone"
+        )
 
     def close(self) -> None:
         """Close connections."""
-        self._sdk.close()
+        self._channel.close()
 
 
-def _endpoint(endpoint: str) -> Any:
+def _endpoint(endpoint: str) -> str:
     return f"/v1{endpoint}"
 
 
@@ -291,109 +423,41 @@ def _upload_not_seen_yet(failure: Failure) -> bool:
     return failure.status in (400, 404) and "cannot find file" in failure.message.lower()
 
 
-def _word(batch: Mapping[str, Any]) -> str:
-    return str(batch.get("status") or "").lower()
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _list_of(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _all_before(batches: list[dict[str, Any]], since: float) -> bool:
+def _all_before(batches: list[Batch], since: float) -> bool:
     """Whether a list that runs from new to old has passed ``since``; OpenAI promises no order."""
-    times = [_number(batch.get("created_at")) for batch in batches]
+    times = [batch.created_at for batch in batches]
     return times[-1] + 1 <= since and times[-1] <= times[0]
 
 
-def _job_status(reply: Reply) -> JobStatus:
-    batch, word = reply.body, _word(reply.body)
-    files = (batch.get("output_file_id"), batch.get("error_file_id"))
-    refs = tuple(ref for ref in files if isinstance(ref, str) and ref)
-    counts = batch.get("request_counts")
-    counts = counts if isinstance(counts, dict) else {}
-    total, completed, failed = (
-        int(_number(counts.get(k))) for k in ("total", "completed", "failed")
-    )
-    state = JobState.RUNNING
-    # A word that is not known yet: what it means shows in the times.
-    if word in ENDED or (
-        word not in RUNNING and word != "failed" and any(batch.get(name) for name in END_TIMES)
-    ):
-        state = JobState.ENDED
-    elif word == "failed":
-        state = JobState.ENDED if refs or completed or failed else JobState.REJECTED
-    reason, code = _reason(batch.get("errors"))
-    metadata = batch.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
-    return JobStatus(
-        state=state,
-        word=word,
-        total=total,
-        completed=completed,
-        failed=failed,
-        reason=reason,
-        reason_code=code,
-        retry_after=retry_after(reply.headers),
-        output_refs=refs,
-        input_ref=str(batch.get("input_file_id") or ""),
-        nonce=str(metadata.get(NONCE) or ""),
-        suite=str(metadata.get(SUITE) or ""),
+def to_result(row: Row, dialect: Dialect = RESPONSES) -> ResultRow:
+    """Return what a row amounts to.
+
+    ``dialect`` may be any of OpenAI's: how an answer hides a failure is told by its body.
+    """
+    response = row.response
+    if response is None or not 200 <= response.status_code < 600:
+        return unanswered(row, response.request_id if response else "")
+    came = dialect.outcome(response.status_code, response.body)
+    if is_success(came.status) and not isinstance(came.body, dict):
+        return unanswered(row, response.request_id)
+    return ResultRow(
+        row.custom_id,
+        came.status,
+        came.body,
+        response.request_id,
+        came.retryable,
+        came.failed and is_success(came.status),
     )
 
 
-def _reason(errors: Any) -> tuple[str, str]:
-    """Return the first entry of a failed batch's errors as (sentence, code)."""
-    data = _list_of(errors.get("data") if isinstance(errors, dict) else errors)
-    if not data:
-        return "", ""
-    first = data[0]
-    message, line = str(first.get("message") or ""), first.get("line")
-    where = f" (line {line})" if isinstance(line, int) else ""
-    return f"{message}{where}", str(first.get("code") or "")
-
-
-def _found(batch: Mapping[str, Any]) -> Found:
-    status = _job_status(Reply(batch))
-    return Found(
-        job_id=str(batch["id"]),
-        created_at=_number(batch.get("created_at")),
-        total=status.total,
-        nonce=status.nonce,
-        suite=status.suite,
-        endpoint=str(batch.get("endpoint") or "").removeprefix("/v1"),
-        model=str(batch.get("model") or ""),
-        input_ref=status.input_ref,
-        running=status.state is JobState.RUNNING,
-    )
-
-
-def _row(line: Mapping[str, Any]) -> ResultRow:
-    custom_id, response = str(line["custom_id"]), line.get("response")
-    if not isinstance(response, dict):
-        return _unanswered(custom_id, line.get("error"))
-    status, body = response.get("status_code"), response.get("body")
-    request_id = str(response.get("request_id") or "")
-    if not isinstance(status, int) or not 200 <= status < 600:
-        return _unanswered(custom_id, line.get("error"), request_id)
-    if status < 300 and not isinstance(body, dict):
-        return _unanswered(custom_id, line.get("error"), request_id)
-    error = body.get("error") if isinstance(body, dict) else None
-    broke = isinstance(error, dict) and is_out_of_money(error)
-    retryable = (status in (408, 429) or status >= 500) and not broke
-    return ResultRow(custom_id, status, body, request_id, retryable)
-
-
-def _unanswered(custom_id: str, error: Any, request_id: str = "") -> ResultRow:
+def unanswered(row: Row, request_id: str = "") -> ResultRow:
     """A request that has no HTTP answer: expired, cancelled, or lost inside the provider."""
-    error = error if isinstance(error, dict) else {"message": error}
+    error = row.error if isinstance(row.error, dict) else {"message": row.error}
     code = str(error.get("code") or "no_response")
     message = str(error.get("message") or "The batch returned no response for this request.")
     body = {"error": {"message": message, "type": "server_error", "param": None, "code": code}}
-    return ResultRow(custom_id, STATUS_OF_CODE.get(code, 500), body, request_id, retryable=True)
+    status = STATUS_OF_CODE.get(code, 500)
+    return ResultRow(row.custom_id, status, body, request_id, retryable=True)
 
 
 OPENAI = OpenAI()

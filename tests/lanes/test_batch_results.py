@@ -26,8 +26,10 @@ from pytest_langasync.exceptions import (
     ConfigurationError,
     JobNotFoundError,
     ProviderError,
+    ResultsNotReadyError,
 )
 from pytest_langasync.lanes.batch.batcher import Batcher, Policy
+from pytest_langasync.lanes.batch.poll import NEVER_READY, UNREADY_POLLS
 from pytest_langasync.models import (
     JobStatus,
     MissingCall,
@@ -35,6 +37,7 @@ from pytest_langasync.models import (
 )
 
 CAPACITY = "token_limit_exceeded"
+UNREADY = replace(ENDED, completed=1, unready=True)
 
 
 @pytest.fixture
@@ -161,12 +164,15 @@ class TestRetries:
         assert world.run(ask(1)) and world.answer(1).status == 529
         assert world.cloud.bought() == {key_of(1): 4}
 
-    @pytest.mark.parametrize("provider", ["openai", "anthropic"])
-    def test_exhausted_missing_rows_become_an_error(self, world: World, provider: str) -> None:
+    @pytest.mark.parametrize(
+        ("provider", "endpoint"), [("openai", "/responses"), ("anthropic", "/messages")]
+    )
+    def test_exhausted_missing_rows_become_an_error(
+        self, world: World, provider: str, endpoint: str
+    ) -> None:
         world.cloud.reply = failing(1, [None] * 9)
-        endpoint = "/messages" if provider == "anthropic" else "/chat/completions"
         there = {"provider": provider, "endpoint": endpoint}
-        assert world.run(ask(1, **there, max_retries=1), ask(2, **there))
+        assert world.run(ask(1, max_retries=1, **there), ask(2, **there))
         answer = world.answer(1)
         assert answer.status == 500 and answer.job_id == "batch_2"
         assert "no result for this request (job batch_2)" in answer.body["error"]["message"]
@@ -191,6 +197,30 @@ class TestRetries:
         world.submit(ask(1))
         world.cloud.creates = [fail, fail]
         assert world.batcher.wait() and world.answer(1).ok
+
+    @pytest.mark.parametrize("polls", [2, 6])
+    def test_results_that_cannot_be_read_yet_are_waited_for(self, world: World, polls: int) -> None:
+        world.cloud.polls = [UNREADY] * polls
+        assert world.run(ask(1)) and world.answer(1).ok
+        assert world.cloud.bought() == {key_of(1): 1}
+
+    def test_results_that_never_come_are_bought_once(self, world: World) -> None:
+        world.cloud.polls = [UNREADY] * 1000
+        with pytest.raises(ResultsNotReadyError, match="a later run collects it"):
+            world.run(ask(1))
+        assert len(world.cloud.polled_at) == UNREADY_POLLS
+        world.cloud.polls = []
+        world.start()
+        assert world.run(ask(1)) and world.answer(1).ok
+        assert world.cloud.bought() == {key_of(1): 1}
+
+    def test_results_that_never_came_for_days_are_bought_again(self, world: World) -> None:
+        world.cloud.polls = [UNREADY] * 3
+        world.cloud.reply = failing(1, [None])
+        world.submit(ask(1))
+        world.clock.sleep(NEVER_READY)
+        assert world.batcher.wait() and world.answer(1).ok
+        assert world.cloud.bought() == {key_of(1): 2}
 
     def test_a_job_is_gone_only_when_it_stays_gone(self, world: World) -> None:
         world.submit(ask(1))

@@ -144,6 +144,28 @@ def test_status_words(bench: Bench, batch: Any, state: JobState, refs: tuple[str
     assert status.word == str(batch["status"] or "").lower()
 
 
+@pytest.mark.parametrize(
+    ("batch", "unready"),
+    [
+        ({"status": "completed", "request_counts": COUNTS}, True),
+        ({"status": "completed", "request_counts": COUNTS, "output_file_id": ""}, True),
+        ({"status": "completed", "request_counts": COUNTS, "error_file_id": "e"}, True),
+        ({"status": "expired", "request_counts": COUNTS}, True),
+        ({"status": "completed", "request_counts": COUNTS, "output_file_id": "o"}, False),
+        ({"status": "completed", "error_file_id": "e", "request_counts": {"failed": 2}}, False),
+        ({"status": "completed", "request_counts": {"failed": 2}}, True),
+        ({"status": "cancelled", "request_counts": {"total": 2}}, False),
+        ({"status": "completed"}, False),
+        ({"status": "finalizing", "request_counts": COUNTS}, False),
+    ],
+)
+def test_a_batch_that_has_ended_before_its_files_are_told(
+    bench: Bench, batch: Any, unready: bool
+) -> None:
+    bench.server.on("GET /v1/batches/b1", Say({**BATCH, **batch}))
+    assert bench.client().status("b1").unready is unready
+
+
 def test_counts_and_reasons(bench: Bench) -> None:
     batch = {**BATCH, "status": "failed", "request_counts": COUNTS, "errors": ERRORS}
     bench.server.on("GET /v1/batches/b1", Say(batch))
@@ -182,6 +204,36 @@ def test_a_row_with_an_answer(bench: Bench, status: int, retryable: bool) -> Non
     assert row_of(bench, {"response": response, "error": None}) == ResultRow(
         "a", status, body, "r", retryable
     )
+
+
+@pytest.mark.parametrize(
+    ("body", "retryable", "failed"),
+    [
+        ({"status": "failed", "error": {"code": "server_error", "message": "m"}}, True, True),
+        ({"status": "failed", "error": {"code": "invalid_prompt", "message": "m"}}, False, True),
+        ({"status": "failed", "error": None}, False, True),
+        ({"status": "incomplete", "output": []}, False, False),
+        ({"error": {"code": "rate_limit_exceeded", "message": "m"}}, True, True),
+        ({"error": {"code": 502, "message": "m"}}, True, True),
+        ({"error": {"code": 400, "message": "m"}}, False, True),
+        ({"error": "overloaded", "choices": []}, False, True),
+        ({"error": None, "choices": [{}]}, False, False),
+        ({"error": {"code": "server_error"}, "choices": [{}]}, False, False),
+    ],
+)
+def test_a_success_with_a_failure_inside(
+    bench: Bench, body: Any, retryable: bool, failed: bool
+) -> None:
+    row = row_of(bench, {"response": {"status_code": 200, "body": body}})
+    assert (row.status, row.body, row.retryable, row.failed) == (200, body, retryable, failed)
+    assert row.ok is not failed
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_body_that_is_the_text_of_its_json(bench: Bench, status: int) -> None:
+    body = {"choices": [{}]} if status == 200 else bench.error("m")
+    row = row_of(bench, {"response": {"status_code": status, "body": json.dumps(body)}})
+    assert (row.body, row.retryable, row.failed) == (body, False, False)
 
 
 def test_a_row_that_nobody_will_pay_for_is_not_retried(bench: Bench) -> None:

@@ -12,6 +12,7 @@ from pytest_langasync.exceptions import (
     JobNotFoundError,
     LangasyncError,
     ProviderError,
+    ResultsNotReadyError,
     raise_as_one,
 )
 from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest
@@ -20,7 +21,14 @@ from pytest_langasync.lanes.batch.outcomes import (
     guilty,
     why_again,
 )
-from pytest_langasync.lanes.batch.poll import GONE_AFTER, NEWBORN, Polled, Poller, Watch
+from pytest_langasync.lanes.batch.poll import (
+    GONE_AFTER,
+    NEWBORN,
+    UNREADY_POLLS,
+    Polled,
+    Poller,
+    Watch,
+)
 from pytest_langasync.lanes.batch.recover import DOUBT
 from pytest_langasync.lanes.batch.submit import Submitter
 from pytest_langasync.lanes.batch.tidy import tidy
@@ -48,6 +56,10 @@ IN_DOUBT = "in a submission whose outcome is open: python -m pytest_langasync do
 UNKNOWN = "not bought: a running batch that this cache does not know may hold them"
 
 
+WRONG = 300.0
+"""Seconds by which a clock may be wrong before a person is told."""
+
+
 class Batcher:
     """Sends recorded calls through batches and stores what they return."""
 
@@ -66,6 +78,7 @@ class Batcher:
         self._why_queued: dict[str, str] = {}
         self._queue_due = 0.0
         self._doubtful: set[str] = set()
+        self._clocks_told: set[str] = set()
         self._errors: list[LangasyncError] = []
         self._cancelled = False
 
@@ -184,11 +197,21 @@ class Batcher:
         self, asks: Iterable[QueuedRequest]
     ) -> list[tuple[LangasyncError, list[QueuedRequest]]]:
         placed = self._submitter.place(asks)
+        self._compare_clocks()
         self._enqueue(placed.full, self._policy.poll_interval * 5, FULL)
         self._doubt(placed.undecided)
         self._enqueue(placed.undecided, self._policy.poll_interval, IN_DOUBT)
         self._enqueue(placed.unknown, self._policy.poll_interval, UNKNOWN)
         return placed.failures
+
+    def _compare_clocks(self) -> None:
+        """Tell once that this machine's clock is wrong: ages are, too, and what depends on them."""
+        for base_url, ahead in self._clients.clocks().items():
+            if abs(ahead) > WRONG and base_url not in self._clocks_told:
+                self._clocks_told.add(base_url)
+                way = "ahead of" if ahead > 0 else "behind"
+                text = f"this machine's clock is {abs(ahead) / 60:,.0f} minutes {way} {base_url}'s"
+                self._notify(Event("trouble", message=text))
 
     def _doubt(self, asks: Sequence[QueuedRequest]) -> None:
         """Tell once that requests may have been bought already, which nobody can say yet."""
@@ -251,7 +274,12 @@ class Batcher:
             self._errors.append(error)
         elif isinstance(error, JobNotFoundError):
             self._not_found(watch, error)
+        elif isinstance(error, ResultsNotReadyError) and watch.unready + 1 >= UNREADY_POLLS:
+            self._poller.watches.pop(watch.job.id, None)
+            text = f"{error}. Nothing of it is bought again; a later run collects it"
+            self._errors.append(ResultsNotReadyError(text))
         elif isinstance(error, ProviderError):
+            watch.unready += isinstance(error, ResultsNotReadyError)
             self._trouble(watch, error)
             self._poller.reschedule(watch)
         else:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_langasync.exceptions import JobNotFoundError
+from pytest_langasync.exceptions import JobNotFoundError, ResultsNotReadyError
 from pytest_langasync.lanes.batch import Policy, QueuedRequest
 from pytest_langasync.models import Job, JobState, JobStatus, ResultRow
 from pytest_langasync.providers import Client
@@ -29,6 +29,12 @@ LAST_ROUND = 600.0
 """Seconds for which the last polls of a run, and the downloads in them, may go on."""
 
 
+UNREADY_POLLS = 20
+"""How many polls of a run may find an ended job whose results cannot be read yet."""
+NEVER_READY = 3 * 86400.0
+"""Seconds after which such results are believed never to come."""
+
+
 @dataclass
 class Watch:
     """A job that is being waited for, and who waits. Times are those of the run's timer."""
@@ -41,6 +47,8 @@ class Watch:
     status: JobStatus | None = None
     not_before: float = 0.0
     polling: bool = False
+    unready: int = 0
+    """How many polls found that it has ended, and that its results cannot be read yet."""
     trouble: str = ""
     """What the last polls failed with, as it was told."""
 
@@ -62,6 +70,7 @@ class Poller:
         self.watches: dict[str, Watch] = {}
         self._store = context.store
         self._policy = policy
+        self._clock = context.clock
         self._timer = context.timer
         self._sleep = context.sleep
         self._results: queue.SimpleQueue[Polled] = queue.SimpleQueue()
@@ -132,6 +141,11 @@ class Poller:
         if job.state is not JobState.RUNNING:
             return Polled(watch, finished=self._store.outcome(job.id))
         status = watch.client.status(job.id)
+        if status.unready and self._clock() - job.created_at < NEVER_READY:
+            raise ResultsNotReadyError(
+                f"{job.id} has ended ({status.word}, {status.completed} answered), and where its "
+                "results are is still to be told"
+            )
         if status.state is not JobState.ENDED:
             return Polled(watch, status)
         rows = watch.client.rows(job.id, status)

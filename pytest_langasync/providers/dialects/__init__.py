@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_langasync.models import canonical_json
-from pytest_langasync.providers.dialects.base import Dialect, Size, event_stream_of
+from pytest_langasync.providers.dialects.base import Dialect, Outcome, Size, event_stream_of
 from pytest_langasync.providers.dialects.chat_completions import CHAT_COMPLETIONS
 from pytest_langasync.providers.dialects.embeddings import EMBEDDINGS
 from pytest_langasync.providers.dialects.messages import MESSAGES
@@ -27,6 +27,7 @@ __all__ = [
     "MESSAGES",
     "RESPONSES",
     "Dialect",
+    "Outcome",
     "Size",
     "dialect_of",
     "event_stream_of",

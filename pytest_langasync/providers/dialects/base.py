@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_langasync.models import canonical_json
 
-__all__ = ["RAW", "Dialect", "Event", "Json", "Size", "event_stream_of", "pieces"]
+__all__ = ["RAW", "Dialect", "Event", "Json", "Outcome", "Size", "event_stream_of", "pieces"]
 
 Json = Mapping[str, Any]
 Event = tuple[str, Json]
@@ -37,6 +37,18 @@ class Size:
     """Tokens that it gives by their numbers."""
     bounded: bool = True
     """Whether nothing but these can be added to the input, such as what a search finds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an answer amounts to."""
+
+    status: int
+    body: Any
+    failed: bool
+    """Whether it is no success, whatever its status says."""
+    retryable: bool
+    """Whether the same request may succeed when it is sent again."""
 
 
 class Dialect:
@@ -73,6 +85,8 @@ class Dialect:
     """Beginnings of the types of tools that the provider runs: what they find is input, too."""
     stream_parameters: tuple[str, ...] = ("stream",)
     """What a provider refuses, or has no use for, in a request that is not streamed."""
+    holds_answer: tuple[str, ...] = ("choices", "output", "content", "data")
+    """The keys of a body of which one holds the answer."""
     echoed: frozenset[str] = frozenset()
     """What an answer may repeat of its request, at its top."""
 
@@ -180,6 +194,32 @@ class Dialect:
         """Return whether a body is surely a successful answer of this shape."""
         return False
 
+    def outcome(self, status: int, body: Any) -> Outcome:
+        """Return what an answer amounts to: a status of 200 may hide a failure.
+
+        A body that came as the text of its JSON is read.
+        """
+        body = _decoded(body)
+        if 200 <= status < 300:
+            why = self.failure(body) if isinstance(body, Mapping) else {}
+            failed = why is not None
+            return Outcome(status, body, failed, failed and _is_passing(why or {}))
+        error = body.get("error") if isinstance(body, Mapping) else None
+        broke = isinstance(error, Mapping) and is_out_of_money(error)
+        retryable = not broke and (status in PASSING or status >= 500)
+        return Outcome(status, body, True, retryable)
+
+    def failure(self, body: Json) -> Json | None:
+        """Return the error that a body hides although its status is that of a success, or None."""
+        error = body.get("error")
+        if not error or any(body.get(name) for name in self.holds_answer):
+            return None
+        return error if isinstance(error, Mapping) else {"message": str(error)}
+
+    def is_final(self, body: Any) -> bool:
+        """Return whether nothing is still to come of an answer."""
+        return True
+
     def event_stream(self, body: Json, request_body: Json) -> bytes:
         """Return the server-sent events that amount to the successful answer ``body``.
 
@@ -215,6 +255,47 @@ class Dialect:
 
 
 # ---- errors, as most providers give them
+
+PASSING = frozenset({408, 425, 429})
+"""Statuses, besides those from 500 on, that are no fault of the request."""
+PASSING_CODES = frozenset(
+    ("api_error", "capacity_exceeded", "internal_error", "internal_server_error", "overloaded",
+     "overloaded_error", "rate_limit_error", "rate_limit_exceeded", "server_error",
+     "service_unavailable", "timeout", "timeout_error", "vector_store_timeout")
+)  # fmt: skip
+OUT_OF_MONEY = frozenset(
+    ("billing_error", "billing_hard_limit_reached", "billing_not_active",
+     "enforced_spend_limit_reached", "insufficient_quota")
+)  # fmt: skip
+
+
+def is_out_of_money(error: Json) -> bool:
+    """Return whether an error object says that the account cannot pay, which no retry cures."""
+    details = error.get("details")
+    detail = details.get("error_code") if isinstance(details, Mapping) else None
+    words = (error.get("code"), error.get("type"), detail)
+    return any(isinstance(word, str) and word in OUT_OF_MONEY for word in words)
+
+
+def _is_passing(error: Json) -> bool:
+    """Return whether an error that came with the status of a success may pass by itself."""
+    code = error.get("code")
+    if isinstance(code, int):  # a gateway's own status
+        return code in PASSING or code >= 500
+    words = {str(error.get(name)) for name in ("code", "type", "status")}
+    return not error or not words.isdisjoint(PASSING_CODES)
+
+
+def _decoded(body: Any) -> Any:
+    """Return a body; one that is the text of a JSON object is read."""
+    if isinstance(body, str):
+        try:
+            value = json.loads(body)
+        except ValueError:
+            return body
+        return value if isinstance(value, dict) else body
+    return body
+
 
 _TYPES = {
     401: ("invalid_request_error", "invalid_api_key"),

@@ -32,7 +32,9 @@ class ChatCompletions(Dialect):
     stream_parameters = ("stream", "stream_options")
 
     def event_stream(self, body: Json, request_body: Json) -> bytes:
-        """Return unnamed chunks, and the ``[DONE]`` that ends them."""
+        """Return unnamed chunks, and the ``[DONE]`` that ends them; of an error the error alone."""
+        if self.failure(body) is not None:
+            return event_stream_of([("", body)])
         return event_stream_of(_chat_events(body, request_body), b"data: [DONE]\n\n")
 
     def said(self, body: Json) -> str:

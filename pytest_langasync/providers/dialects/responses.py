@@ -37,6 +37,18 @@ class Responses(Dialect):
         """Return whether a body names itself a response."""
         return isinstance(body, Mapping) and body.get("object") == "response"
 
+    def failure(self, body: Json) -> Json | None:
+        """Return why a response failed although its status is that of a success."""
+        if body.get("status") not in ("failed", "cancelled"):
+            return super().failure(body)
+        error = body.get("error")
+        return error if isinstance(error, Mapping) and error else {"code": body["status"]}
+
+    def is_final(self, body: Any) -> bool:
+        """Return whether a response is no longer in the making."""
+        made = isinstance(body, Mapping) and body.get("status") in ("queued", "in_progress")
+        return not made
+
     def event_stream(self, body: Json, request_body: Json) -> bytes:
         """Return named events with running numbers."""
         return event_stream_of(_responses_events(body))
