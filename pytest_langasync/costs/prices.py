@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_langasync.config import CLOCK
 from pytest_langasync.models import Request
-from pytest_langasync.providers import dialect, dialect_of
-from pytest_langasync.providers.model_calls import is_free
+from pytest_langasync.providers import dialect, dialect_of, is_free
 
 if TYPE_CHECKING:
     from genai_prices import Usage as LibraryUsage

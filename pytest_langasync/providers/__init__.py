@@ -36,7 +36,7 @@ from pytest_langasync.providers.dialects import Dialect
 
 __all__ = [
     "GROUP", "Called", "Client", "Created", "Found", "Limits", "Provider", "Submission",
-    "by_name", "check_job_id", "dialect", "dialect_of", "echoed", "lacking_key", "may_have_job",
+    "by_name", "check_job_id", "dialect", "dialect_of", "echoed", "is_free", "lacking_key", "may_have_job",
     "providers",
     "recognise", "set_placeholder_keys",
 ]  # fmt: skip
@@ -144,6 +144,11 @@ def dialect(provider: str, endpoint: str) -> Dialect:
 def dialect_of(where: Target | Job) -> Dialect:
     """Return the shape that is spoken there."""
     return dialect(where.provider, where.endpoint)
+
+
+def is_free(provider: str, endpoint: str) -> bool:
+    """Return whether a provider charges nothing for calls to an endpoint."""
+    return any(one.name == provider and endpoint.endswith(one.free) for one in providers())
 
 
 def echoed(body: Any) -> frozenset[str]:

@@ -65,6 +65,7 @@ class Anthropic(Provider):
     # Added by the SDK to the URLs of its beta calls; the headers say the same.
     empty_query = frozenset({("beta", "true")})
     job_id_prefix = "msgbatch_"
+    free = ("/count_tokens",)
 
     def __init__(self, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()

@@ -158,6 +158,8 @@ class Provider:
     empty_query: frozenset[tuple[str, str]] = frozenset()
     """Parts of a call's query that say nothing which the rest of the call does not say."""
     job_id_prefix = ""
+    free: tuple[str, ...] = ()
+    """Ends of the paths of calls that it does not charge for."""
 
     def client(self, base_url: str, credentials: Credentials, job_headers: Headers) -> Client:
         """Return a client of the batch API, made from what the intercepted call carried."""

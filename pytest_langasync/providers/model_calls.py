@@ -16,7 +16,7 @@ from pytest_langasync.providers import providers
 from pytest_langasync.providers.base import is_one_of
 from pytest_langasync.providers.hosts import OTHERS
 
-__all__ = ["ModelCall", "ModelCalls", "is_free"]
+__all__ = ["ModelCall", "ModelCalls"]
 
 ANYWHERE = re.compile(
     r"""
@@ -73,13 +73,6 @@ MODEL_IN_PATH = (
 )
 
 
-FREE = {
-    "openai": re.compile(r"/moderations$"),
-    "anthropic": re.compile(r"/count_tokens$"),
-    "google": re.compile(r":countTokens$"),
-}
-
-
 @dataclass(frozen=True)
 class ModelCall:
     """Whose model a call is for. ``endpoint`` is the whole path."""
@@ -128,11 +121,6 @@ class ModelCalls:
         model = next((unquote(match[1]) for match in found if match), "")
         netloc = parts.netloc.rpartition("@")[2].lower()
         return ModelCall(provider, f"{parts.scheme}://{netloc}", parts.path, model)
-
-
-def is_free(provider: str, endpoint: str) -> bool:
-    """Return whether a provider charges nothing for calls to an endpoint."""
-    return provider in FREE and bool(FREE[provider].search(endpoint))
 
 
 def _ollama_host() -> str:

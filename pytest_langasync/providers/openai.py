@@ -192,6 +192,7 @@ class OpenAI(Provider):
     )
     job_headers = ("openai-beta",)
     job_id_prefix = "batch_"
+    free = ("/moderations",)
 
     def __init__(self, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
