@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -59,21 +59,56 @@ Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
+class Network:
+    """The way that a call's own client takes to its host: held in memory, since a proxy's URL may
+    hold a password. Plain data, so that another process can go the same way."""
+
+    proxy: str = ""
+    """URL of the proxy, or empty."""
+    proxy_headers: Headers = ()
+    verify: bool = True
+    """Whether the host's certificate has to be good."""
+    authorities: str = ""
+    """Certificates of the authorities to be trusted, as PEM; empty: those that are usual."""
+    uds: str = ""
+    """Path of the socket that leads to the host, or empty."""
+    local_address: str = ""
+
+
+@dataclass(frozen=True)
 class Credentials:
     """What lets a request in at its provider: held in memory, never stored, never shown.
 
     ``headers`` are those of the intercepted request that tell whose account it is charged to;
     ``others`` it carried besides, and go along: a header that differs for each call must not make
-    an account, and so a job, for each. All names are in lower case.
+    an account, and so a job, for each. All names are in lower case. ``network`` is None where the
+    way to the host is not known.
     """
 
     headers: Mapping[str, str] = field(repr=False)
     others: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    network: Network | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def account(self) -> str:
         """A digest that tells two accounts apart inside this process; never written down."""
         return digest(dict(self.headers))
+
+    def __hash__(self) -> int:
+        return hash(self.account)
+
+
+@dataclass(frozen=True)
+class LiveCredentials(Credentials):
+    """Credentials in the process that made the call: its client can be asked again.
+
+    ``renew`` returns what a call would carry now, in a provider's terms: tokens are short-lived,
+    and a batch is polled for hours. ``tls`` is the client's own ``SSLContext``, with its
+    certificates, or None.
+    """
+
+    renew: Callable[[], Credentials | None] = field(default=lambda: None, repr=False, compare=False)
+    tls: Any = field(default=None, repr=False, compare=False)
 
     def __hash__(self) -> int:
         return hash(self.account)

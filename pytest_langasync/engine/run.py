@@ -96,7 +96,9 @@ class Run:
         self._placeholders: list[str] = []
         self._lacking, self._used = set[str](), set[str]()
         self.concurrency = ConcurrencyTracker(front.parked_type)
-        self._router = CallRouter(self.concurrency, self.ledger, ModelCalls(settings.model_calls))
+        self._router = CallRouter(
+            self.concurrency, self.ledger, ModelCalls(settings.model_calls), self.hosts.access
+        )
         self._forks = ForkGuard(self._router, self.concurrency, self.ledger.passed, settings.silent)
         self._interceptor = Interceptor(self._forks, self.concurrency)
         self._attempt: Attempt | None = None
@@ -191,7 +193,7 @@ class Run:
             yield
         finally:
             self._attempt = None
-            if attempt.parked:
+            if attempt.parked or attempt.discarded:
                 self._traces.discard()
             else:
                 self._traces.commit()
