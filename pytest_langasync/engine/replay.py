@@ -41,10 +41,10 @@ _Slot = tuple[str, str]  # (owner, identity): what occurrences are counted by
 
 @dataclass(frozen=True)
 class SendNow:
-    """A call to be sent in real time; ``record`` takes its status, body and request ID."""
+    """A call to be sent in real time; ``record`` takes its status, body, request ID and headers."""
 
     call: Call
-    record: Callable[[int, Any, str], Answer]
+    record: Callable[[int, Any, str, Mapping[str, str]], Answer]
 
 
 @dataclass(frozen=True)
@@ -297,11 +297,20 @@ class Attempt:
         self._counts[slot] = max(self._counts[slot], call.occurrence + 1)
         self.replay.memory.refresh.begin()
 
-        def record(status: int, body: Any, request_id: str) -> Answer:
+        def record(status: int, body: Any, request_id: str, headers: Mapping[str, str]) -> Answer:
             now = CLOCK.now()
             outcome = dialect_of(call.request.target).outcome(status, body)
             hidden = outcome.failed and is_success(status)
-            answer = Answer(call.key, status, body, "", request_id, now, now, failed=hidden)
+            answer = Answer(
+                call.key,
+                status,
+                body,
+                request_id=request_id,
+                bought_at=now,
+                received_at=now,
+                failed=hidden,
+                headers=headers,
+            )
             self.replay.store.add_realtime(call, slot[0], answer)
             with self._lock:
                 if not answer.ok:

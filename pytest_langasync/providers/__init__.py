@@ -31,13 +31,14 @@ from pytest_langasync.providers.base import (
     Provider,
     Submission,
     is_one_of,
+    telling_headers,
 )
 from pytest_langasync.providers.dialects import Dialect
 
 __all__ = [
     "GROUP", "Called", "Client", "Created", "Found", "Limits", "Provider", "Submission",
     "by_job_id", "by_name", "dialect", "dialect_of", "echoed", "lacking_key", "providers",
-    "recognise", "set_placeholder_keys",
+    "recognise", "set_placeholder_keys", "telling_headers",
 ]  # fmt: skip
 
 GROUP = "pytest_langasync.providers"
