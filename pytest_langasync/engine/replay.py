@@ -156,6 +156,8 @@ class Attempt:
         self.scope = owner
         """Who a call belongs to at this moment: the test, or the wide fixture being set up."""
         self.closed = False
+        self.discarded = False
+        """Whether something outside of it decided that it is not the real run."""
         self.parks = 0
         """How many calls were parked."""
         self.masked = 0

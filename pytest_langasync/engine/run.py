@@ -192,7 +192,7 @@ class Run:
             yield
         finally:
             self._attempt = None
-            if attempt.parked:
+            if attempt.parked or attempt.discarded:
                 self._traces.discard()
             else:
                 self._traces.commit()
