@@ -498,8 +498,8 @@ def test_headers_of_one_call_make_no_job_of_their_own(suite: Suite) -> None:
 @pytest.mark.parametrize("n", range(4))
 def test_it(n):
     names = ["X-Client-Request-Id", "sentry-trace", "b3", "X-B3-TraceId", "x-datadog-trace-id",
-             "traceparent", "Helicone-Request-Id", "Helicone-Session-Id", "X-Request-Id", "newrelic",
-             "x-my-own-header"]
+             "traceparent", "Helicone-Request-Id", "Helicone-Session-Id", "X-Request-Id",
+             "newrelic", "x-my-own-header"]
     headers = {name: f"{name}-{n}" for name in names} | {"Helicone-Auth": "Bearer same"}
     assert ask(f"hello {n}", extra_headers=headers)
 
