@@ -146,6 +146,8 @@ class Request:
     body: Mapping[str, Any] = field(repr=False)
     model_in_path: str = field(default="", compare=False)
     """The model, where the endpoint names it and not the body."""
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """What marks in the body stand for: in memory only, and no part of the identity."""
 
     @cached_property
     def identity(self) -> str:
@@ -394,6 +396,8 @@ class MissingCall:
     inputs: int = 1
     """How many inputs count towards the provider's limit for a batch."""
     options: AttemptOptions = AttemptOptions()
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """What marks in its body stand for, as in ``Request``."""
 
 
 EventKind = Literal[

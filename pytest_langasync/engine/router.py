@@ -153,7 +153,8 @@ class CallRouter:
         return providers.recognise(wire.url, wire.headers) if wire.method == "POST" else None
 
     def _real_time(self, order: SendNow, heard: _Heard) -> Send:
-        request, streamed = order.call.request, heard.streamed
+        # As it was heard: the one in the order lacks its secrets.
+        request, streamed = heard.request, heard.streamed
 
         def record(came: Reply) -> Reply:
             body = payloads.answer_body(came)

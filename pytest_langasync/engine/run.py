@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_langasync import providers
+from pytest_langasync.cache.secret_places import SecretPlaces
 from pytest_langasync.cache.store import Store
 from pytest_langasync.config import CLOCK, Settings, suite_of
 from pytest_langasync.costs.ledger import Ledger
@@ -76,6 +77,7 @@ class Run:
             settings.cache,
             redacted=None if settings.store_prompts else providers.echoed,
             started_at=self.started_at,
+            secret_places=SecretPlaces(settings.secret_places),
         )
         self.hosts = Hosts(front.local_url)
         self.context = RunContext(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -283,14 +284,20 @@ class AnthropicClient:
         while seen < limit:
             page = self._list(min(100, limit - seen), after)
             batches = [Batch.model_validate(one) for one in page.data]
+            ahead = self.clock_ahead
             for batch in batches:
-                if batch.created_at + 1 > since:
-                    yield batch.to_found()
+                if batch.created_at + ahead + 1 > since:
+                    yield replace(batch.to_found(), created_at=batch.created_at + ahead)
             seen += len(batches)
-            old = bool(batches) and batches[-1].created_at + 1 <= since
+            old = bool(batches) and batches[-1].created_at + ahead + 1 <= since
             if not batches or not page.has_more or not page.last_id or old:
                 return
             after = {"after_id": page.last_id}
+
+    @property
+    def clock_ahead(self) -> float:
+        """Seconds by which this machine's clock is ahead of Anthropic's, as far as is known."""
+        return self._channel.clock_ahead
 
     def _list(self, limit: int, after: dict[str, Any]) -> Page:
         query = {"limit": limit, **after}

@@ -59,6 +59,8 @@ class Submission:
     count: int
     suite: str = ""
     """Identifies the suite at the provider, where a batch can carry metadata."""
+    secret: bool = False
+    """Whether its lines hold secrets, which must not reach the disk."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Found:
 class Client(Protocol):
     """A provider's batch API for one base URL and one account.
 
+    Times are those of this machine's clock; where the provider's differs, the client converts.
     Every method raises ``ConfigurationError`` for what a retry cannot cure (401, 403, no batch API
     at this base URL) and ``ProviderError`` for what it may.
     """

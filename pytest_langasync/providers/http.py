@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import json
 import re
@@ -10,9 +11,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.exceptions import (
     CapacityError,
     ConfigurationError,
@@ -40,6 +43,10 @@ OWN_HEADERS = frozenset(
 DOWNLOADS = 3
 """How often at most a file is fetched for the sake of a damaged or missing line."""
 CAPACITY = re.compile(r"enqueued|token_limit_exceeded|\bqueue", re.IGNORECASE)
+
+
+CLOCKS_DIFFER = 60.0
+"""Seconds from which on two clocks differ: a reply takes time, and ``Date`` has no fractions."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,9 @@ class Channel:
         parts = urlsplit(self.base_url)
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self._where = f"{provider} at {shown}"
+        self.clock_ahead = 0.0
+        """Seconds by which this machine's clock is ahead of the provider's (``Date`` of its last
+        reply); 0 for a difference that is none, or where nothing is known."""
         self.http = httpx.Client(
             timeout=policy.timeout,
             follow_redirects=True,
@@ -160,7 +170,7 @@ class Channel:
 
     def _may_be_renewed(self) -> bool:
         """Whether a refusal may be over soon: what let in before may have a successor."""
-        now = time.monotonic()
+        now = CLOCK.timer()
         if self._refused_at is None:
             self._refused_at = now
         live = isinstance(self._credentials, LiveCredentials)
@@ -186,7 +196,11 @@ class Channel:
         self, act: Callable[[], Reply], again: Callable[[Failure], bool] | None = None
     ) -> Reply:
         """Like ``ask``, with a choice of what is tried again. Raises the last ``Failure``."""
-        return self._retried(act, again or (lambda failure: failure.transient))
+        reply = self._retried(act, again or (lambda failure: failure.transient))
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            ahead = CLOCK.now() - parsedate_to_datetime(reply.headers["date"]).timestamp()
+            self.clock_ahead = ahead if abs(ahead) > CLOCKS_DIFFER else 0.0
+        return reply
 
     def create(
         self, act: Callable[[], Reply], again: Callable[[Failure], bool] = lambda failure: False

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import IO, Any
 
@@ -259,7 +261,7 @@ class OpenAIClient:
         return Created(batch.id, batch.created_at or CLOCK.now(), file_id)
 
     def _upload(self, submission: Submission) -> str:
-        with tempfile.TemporaryFile() as file:
+        with io.BytesIO() if submission.secret else tempfile.TemporaryFile() as file:
             for custom_id, body in submission.lines:
                 file.write(_line(custom_id, submission.endpoint, body))
 
@@ -344,13 +346,19 @@ class OpenAIClient:
         while seen < limit:
             page = self._list(min(100, limit - seen), after)
             batches = [one for one in map(Batch.model_validate, page.data) if one.id]
+            ahead = self.clock_ahead
             for batch in batches:
-                if batch.created_at + 1 > since:
-                    yield batch.to_found()
+                if batch.created_at + ahead + 1 > since:
+                    yield replace(batch.to_found(), created_at=batch.created_at + ahead)
             seen += len(batches)
-            if not batches or not page.has_more or _all_before(batches, since):
+            if not batches or not page.has_more or _all_before(batches, since - ahead):
                 return
             after = {"after": batches[-1].id}
+
+    @property
+    def clock_ahead(self) -> float:
+        """Seconds by which this machine's clock is ahead of OpenAI's, as far as is known."""
+        return self._channel.clock_ahead
 
     def _list(self, limit: int, after: dict[str, Any]) -> Page:
         query = {"limit": limit, **after}
