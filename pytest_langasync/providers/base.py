@@ -13,6 +13,7 @@ from pytest_langasync.models import Credentials, Headers, JobStatus, Request, Re
 from pytest_langasync.providers.dialects.base import Dialect
 
 __all__ = [
+    "RATE_HEADERS",
     "Client",
     "Created",
     "Found",
@@ -33,6 +34,8 @@ OF_ONE_CALL = (
 """Beginnings of headers that are about one call alone: no batch is sent with them."""
 TELLING = ("x-ratelimit-", "anthropic-ratelimit-", "openai-processing-ms", "x-amzn-bedrock-")
 """Beginnings of the headers of an answer that are kept with it."""
+RATE_HEADERS = ("x-ratelimit-{1}-{0}", "anthropic-ratelimit-{0}-{1}")
+"""Headers of an answer that tell of (what is counted, its ``limit``, ``remaining``, ``reset``)."""
 LETS_IN = ("authorization", "-auth", "api-key", "apikey", "-token", "virtual-key", "-secret")
 """Ends of the names of headers by which gateways let a call in."""
 
@@ -161,6 +164,8 @@ class Provider:
     empty_query: frozenset[tuple[str, str]] = frozenset()
     """Parts of a call's query that say nothing which the rest of the call does not say."""
     job_id_prefix = ""
+    free: tuple[str, ...] = ()
+    """Ends of the paths of calls that it does not charge for."""
 
     def client(self, base_url: str, credentials: Credentials, job_headers: Headers) -> Client:
         """Return a client of the batch API, made from what the intercepted call carried."""
