@@ -118,9 +118,9 @@ class LiveCredentials(Credentials):
 class Target:
     """Where a request goes, and on whose account: one value, handed around whole.
 
-    ``endpoint`` is the path below ``base_url``: ``/chat/completions``, ``/responses``,
-    ``/embeddings`` or ``/messages``. ``headers`` are the batch-level headers that change the answer
-    (such as ``anthropic-beta``). ``credentials`` are empty for what was read from disk.
+    ``endpoint`` is the path below ``base_url``. ``headers`` are the batch-level headers that change
+    the answer, such as those that turn betas on. ``credentials`` are empty for what was read from
+    disk.
     """
 
     provider: str
