@@ -104,6 +104,7 @@ class Index:
             failed=entry.failed,
             foreign=entry.file.foreign,
             lane=head.lane,
+            headers=head.headers,
         )
 
 

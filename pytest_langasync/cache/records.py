@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -130,6 +130,7 @@ class ResultHead:
     failed: bool = False
     lane: str = ""
     """How an answer was bought that came without a job."""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -268,9 +269,8 @@ def result_fields(row: ResultRow, received_at: float, lane: str = "") -> dict[st
         "received_at": received_at,
         "retryable": row.retryable,
     }
-    if row.failed:
-        fields["failed"] = True
-    return {**fields, "lane": lane} if lane else fields
+    more = {"failed": row.failed, "headers": dict(row.headers), "lane": lane}
+    return fields | {name: value for name, value in more.items() if value}
 
 
 def account(job: Job, heads: Iterable[ResultHead], keys: Iterable[str]) -> Finished:

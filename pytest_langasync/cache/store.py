@@ -424,7 +424,13 @@ class Store:
         received = answer.received_at or self._clock()
         body = self._requests.answer(answer.body, request_body)
         row = ResultRow(
-            head.custom_id, answer.status, body, answer.request_id, retryable, answer.failed
+            head.custom_id,
+            answer.status,
+            body,
+            answer.request_id,
+            retryable,
+            failed=answer.failed,
+            headers=answer.headers,
         )
         result = files.encode_line(records.result_fields(row, received, answer.lane), body)
         path = self._realtime / "results.jsonl"

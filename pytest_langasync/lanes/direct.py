@@ -32,7 +32,7 @@ from pytest_langasync.models import (
     Target,
     is_success,
 )
-from pytest_langasync.providers import dialect_of
+from pytest_langasync.providers import dialect_of, telling_headers
 from pytest_langasync.providers.dialects.base import Outcome as Read
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ class DirectLane:
         body = self._context.store.secret_places.take_from_answer(outcome.body, call.secrets)
         answer = Answer(
             call.key, reply.status, body, "", request_id, now, now, failed=hidden,
-            lane=sending.lane,
+            headers=telling_headers(reply.headers), lane=sending.lane,
         )  # fmt: skip
         self._context.store.add_direct(call, answer, retryable=outcome.retryable)
 
