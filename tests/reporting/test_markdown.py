@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from pytest_langasync.reporting.markdown import LIMIT, markdown
+from pytest_langasync.reporting.markdown import LIMIT
+from pytest_langasync.reporting.markdown import markdown as markdown_of
+from pytest_langasync.reporting.model import read_report
 
 HOSTILE = "</td><script>x</script> ![i](http://x/y) [l](http://x) @team #1 `` ` | **b** <!-- \n# H"
 TOTALS = {
@@ -44,6 +46,10 @@ def an_account(name: str, tests: int = 1) -> dict[str, Any]:
         },
         "tests": [a_test(f"{name}{n}") for n in range(tests)],
     }  # fmt: skip
+
+
+def markdown(account: dict[str, Any]) -> str:
+    return markdown_of(read_report(account))
 
 
 def tokens(text: str) -> list[Token]:
