@@ -137,6 +137,16 @@ def _patterns(text: str) -> tuple[str, ...]:
     return found
 
 
+def _places(text: str) -> tuple[str, ...]:
+    places = tuple(part.strip() for part in text.split(",") if part.strip())
+    for place in places:
+        if not re.fullmatch(r"[^.\[\]\s]+(\[\])?(\.[^.\[\]\s]+(\[\])?)*", place):
+            raise ConfigurationError(
+                f"{place!r} is no place in a body: give one such as metadata.token or tools[].key"
+            )
+    return places
+
+
 def _choice(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
@@ -318,6 +328,15 @@ OPTIONS: tuple[Option, ...] = (
         cli=False,
     ),
     Option(
+        "secret_places",
+        "where request bodies hold further secrets, which are neither stored nor part of a "
+        "request's identity: places such as metadata.token or tools[].config.key, with commas",
+        "PLACES",
+        _places,
+        ini=True,
+        cli=False,
+    ),
+    Option(
         "match_generated_ids",
         "whether a stored answer may serve a request that differs only in generated identifiers "
         "(default true)",
@@ -365,6 +384,7 @@ class Settings:
     report: tuple[str, ...] = ()
     samples: str = "per-test"
     store_prompts: bool = True
+    secret_places: tuple[str, ...] = ()
     match_generated_ids: bool = True
     model_calls: tuple[str, ...] = ()
 

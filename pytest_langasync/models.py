@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -59,16 +59,35 @@ Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
+class Network:
+    """The way that a call's own client takes to its host: held in memory, since a proxy's URL may
+    hold a password. Plain data, so that another process can go the same way."""
+
+    proxy: str = ""
+    """URL of the proxy, or empty."""
+    proxy_headers: Headers = ()
+    verify: bool = True
+    """Whether the host's certificate has to be good."""
+    authorities: str = ""
+    """Certificates of the authorities to be trusted, as PEM; empty: those that are usual."""
+    uds: str = ""
+    """Path of the socket that leads to the host, or empty."""
+    local_address: str = ""
+
+
+@dataclass(frozen=True)
 class Credentials:
     """What lets a request in at its provider: held in memory, never stored, never shown.
 
     ``headers`` are those of the intercepted request that tell whose account it is charged to;
     ``others`` it carried besides, and go along: a header that differs for each call must not make
-    an account, and so a job, for each. All names are in lower case.
+    an account, and so a job, for each. All names are in lower case. ``network`` is None where the
+    way to the host is not known.
     """
 
     headers: Mapping[str, str] = field(repr=False)
     others: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    network: Network | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def account(self) -> str:
@@ -80,12 +99,28 @@ class Credentials:
 
 
 @dataclass(frozen=True)
+class LiveCredentials(Credentials):
+    """Credentials in the process that made the call: its client can be asked again.
+
+    ``renew`` returns what a call would carry now, in a provider's terms: tokens are short-lived,
+    and a batch is polled for hours. ``tls`` is the client's own ``SSLContext``, with its
+    certificates, or None.
+    """
+
+    renew: Callable[[], Credentials | None] = field(default=lambda: None, repr=False, compare=False)
+    tls: Any = field(default=None, repr=False, compare=False)
+
+    def __hash__(self) -> int:
+        return hash(self.account)
+
+
+@dataclass(frozen=True)
 class Target:
     """Where a request goes, and on whose account: one value, handed around whole.
 
-    ``endpoint`` is the path below ``base_url``: ``/chat/completions``, ``/responses``,
-    ``/embeddings`` or ``/messages``. ``headers`` are the batch-level headers that change the answer
-    (such as ``anthropic-beta``). ``credentials`` are empty for what was read from disk.
+    ``endpoint`` is the path below ``base_url``. ``headers`` are the batch-level headers that change
+    the answer, such as those that turn betas on. ``credentials`` are empty for what was read from
+    disk.
     """
 
     provider: str
@@ -111,6 +146,8 @@ class Request:
     body: Mapping[str, Any] = field(repr=False)
     model_in_path: str = field(default="", compare=False)
     """The model, where the endpoint names it and not the body."""
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """What marks in the body stand for: in memory only, and no part of the identity."""
 
     @cached_property
     def identity(self) -> str:
@@ -355,6 +392,8 @@ class MissingCall:
     inputs: int = 1
     """How many inputs count towards the provider's limit for a batch."""
     options: AttemptOptions = AttemptOptions()
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """What marks in its body stand for, as in ``Request``."""
 
 
 EventKind = Literal[

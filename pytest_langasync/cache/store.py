@@ -24,6 +24,7 @@ from pytest_langasync.cache.records import (
     ResultFile,
 )
 from pytest_langasync.cache.requests import Echoed, Requests, StoredRequest
+from pytest_langasync.cache.secret_places import SecretPlaces
 from pytest_langasync.cache.spool import Spool
 from pytest_langasync.config import CLOCK
 from pytest_langasync.exceptions import CacheError
@@ -65,6 +66,7 @@ class Store:
         clock: Callable[[], float] = CLOCK.now,
         redacted: Echoed | None = None,
         started_at: float = 0.0,
+        secret_places: SecretPlaces | None = None,
     ) -> None:
         self.root = root
         self.run = f"{round(started_at * 1e6):x}" if started_at else ""
@@ -79,6 +81,9 @@ class Store:
         self._clock = clock
         self._guard = threading.RLock()
         self._spool = Spool()
+        self.secret_places = secret_places or SecretPlaces()
+        self._secrets: dict[str, Mapping[str, str]] = {}
+        """Of recorded calls, by key."""
         self._live = LiveRuns(self._folders)
         self._index = Index(self._folders.report, self._present)
         self._jobs: dict[str, Job] = {}
@@ -167,6 +172,8 @@ class Store:
     def spool(self, pending: MissingCall, body: Mapping[str, Any]) -> None:
         """Keep the body of a recorded call, outside memory, until the process ends."""
         self._spool.add(pending.key, body)
+        if pending.secrets:
+            self._secrets[pending.key] = pending.secrets
 
     def spooled(self, key: str) -> Mapping[str, Any]:
         """Return the body of a recorded call. Raises ``KeyError``."""
@@ -304,7 +311,9 @@ class Store:
         def line(row: ResultRow) -> bytes | None:
             if not _belongs(row.custom_id, job, asked.keys()):
                 return None
-            body = self._requests.answer(row.body, asked.get(row.custom_id))
+            secrets = self._secrets.get(split_custom_id(row.custom_id)[1], {})
+            body = self.secret_places.take_from_answer(row.body, secrets)
+            body = self._requests.answer(body, asked.get(row.custom_id))
             return files.encode_line(records.result_fields(row, now), body)
 
         answers, unknown = merge(path, rows, line)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import urllib.request
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from pytest_langasync import providers
 from pytest_langasync.cache import files
 from pytest_langasync.config import Settings
+from pytest_langasync.engine.access import Access
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.interception.wire import untouched
 from pytest_langasync.models import MissingCall, Target
@@ -23,6 +25,7 @@ class Hosts:
     def __init__(self, local_url: str = "") -> None:
         self.local_url = local_url
         """Base URL of the embedded sandbox, or empty."""
+        self.access = Access()
         self._sandbox: Any = None
         self._no_proxy: str | None = None
         self._batchable: dict[tuple[str, str], bool] = {}
@@ -69,9 +72,12 @@ class Hosts:
 
     def connect(self, target: Target) -> providers.Client:
         """Return a client of the batch API that stands behind ``target``."""
-        base_url = self.local_url or target.base_url
         provider = providers.by_name(target.provider)
-        return provider.client(base_url, target.credentials, target.headers)
+        if self.local_url:  # where no proxy leads to
+            credentials = replace(target.credentials, network=None)
+            return provider.client(self.local_url, credentials, target.headers)
+        credentials = self.access.live(target.credentials)
+        return provider.client(target.base_url, credentials, target.headers)
 
     def has_batch_api(self, target: Target) -> bool:
         """Ask a host that is no known provider, once, whether it has the batch API.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_langasync import identifiers
 from pytest_langasync.cache import redaction
+from pytest_langasync.cache.secret_places import with_secrets
 from pytest_langasync.config import CLOCK
 from pytest_langasync.engine import differences
 from pytest_langasync.interception.context import CallContext
@@ -156,8 +157,13 @@ class Attempt:
         self.scope = owner
         """Who a call belongs to at this moment: the test, or the wide fixture being set up."""
         self.closed = False
+        self.discarded = False
+        """Whether something outside of it decided that it is not the real run."""
         self.parks = 0
         """How many calls were parked."""
+        self.cut_short = False
+        """Whether something of it was ended before it came to its own calls: see ``difference``."""
+        self._claimed_new = False
         self.masked = 0
         self.missing: dict[str, MissingCall] = {}
         self.used: list[tuple[str, Call, Answer]] = []
@@ -202,6 +208,8 @@ class Attempt:
         with self._lock:
             if self.closed:
                 return None
+            body, secrets = self.replay.store.secret_places.take(request.body)
+            request = dataclasses.replace(request, body=body, secrets=secrets)
             slot = (self.scope, request.identity)
             call = self._call(request, streamed, slot)
             live = (now or self._in_real_time(call)) and not self.replay.silent
@@ -255,9 +263,11 @@ class Attempt:
         self.replay.served.add(answer.key)
         if answer.key in self.replay.memory.new_since_last_attempt(self.scope):
             caller.note_new_answer()
+            self._claimed_new = True
         self.used.append((slot[0], call, answer))
         # What is not to be on disk, nor in a report, the call has brought along.
-        return dataclasses.replace(answer, body=redaction.with_echo(answer.body, call.request.body))
+        body = redaction.with_echo(answer.body, call.request.body)
+        return dataclasses.replace(answer, body=with_secrets(body, call.request.secrets))
 
     def _twin(self, call: Call) -> Answer | None:
         """Return an unused answer whose request is equal but for generated identifiers."""
@@ -298,17 +308,18 @@ class Attempt:
         self.replay.memory.refresh.begin()
 
         def record(status: int, body: Any, request_id: str) -> Answer:
-            now = CLOCK.now()
+            now, store = CLOCK.now(), self.replay.store
             outcome = dialect_of(call.request.target).outcome(status, body)
             hidden = outcome.failed and is_success(status)
-            answer = Answer(call.key, status, body, "", request_id, now, now, failed=hidden)
-            self.replay.store.add_realtime(call, slot[0], answer)
+            kept = store.secret_places.take_from_answer(body, call.request.secrets)
+            answer = Answer(call.key, status, kept, "", request_id, now, now, failed=hidden)
+            store.add_realtime(call, slot[0], answer)
             with self._lock:
                 if not answer.ok:
                     self._resend[slot].append(call.occurrence)
                 self.asked.add(call.key)
                 self.used.append((slot[0], call, answer))
-            return answer
+            return dataclasses.replace(answer, body=body)
 
         return SendNow(call, record)
 
@@ -326,6 +337,7 @@ class Attempt:
             size=len(canonical_json(request.body).encode("utf-8", "surrogatepass")),
             inputs=dialect_of(request.target).inputs(request.body),
             options=self.options,
+            secrets=request.secrets,
         )
         self.missing[key] = pending
         self.replay.store.spool(pending, request.body)
@@ -335,7 +347,12 @@ class Attempt:
 
         It strayed when it left a bought answer unused and made a new call that did not depend on
         any answer new to it: a reproducible test would have made that call in an earlier attempt.
+        Where several workers share a queue, each attempt is cut short when the first of them are
+        parked, and which calls it came to by then is chance: one that used new answers is not
+        compared.
         """
+        if self.cut_short and self._claimed_new:
+            return None
         replay = self.replay
         for owner, key in self._evidence.items():
             unused = [

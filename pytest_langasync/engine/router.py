@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pytest_langasync import providers
 from pytest_langasync.costs.ledger import Ledger
 from pytest_langasync.engine import payloads
+from pytest_langasync.engine.access import Access
 from pytest_langasync.engine.replay import Attempt, SendNow
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.wire import Decision, Park, Reply, Send, Wire
@@ -47,12 +48,17 @@ class CallRouter:
     """
 
     def __init__(
-        self, concurrency: ConcurrencyTracker, ledger: Ledger, model_calls: ModelCalls
+        self,
+        concurrency: ConcurrencyTracker,
+        ledger: Ledger,
+        model_calls: ModelCalls,
+        access: Access,
     ) -> None:
         self.concurrency = concurrency
         self.ledger = ledger
         self.local_url = ""
         self._model_calls = model_calls
+        self._access = access
         every = (dialect for one in providers.providers() for dialect in one.dialects)
         self._ends = tuple(dict.fromkeys(end for dialect in every for end in dialect.ends))
 
@@ -135,7 +141,7 @@ class CallRouter:
             called.base_url,
             called.endpoint,
             identity,
-            provider.credentials(headers, called.base_url),
+            self._access.remember(wire, called),
         )
         request = Request(target, called.dialect.strip_stream(body))
         why_now = provider.rejected(request) or ("a batch takes no query string" if query else "")
@@ -147,7 +153,8 @@ class CallRouter:
         return providers.recognise(wire.url, wire.headers) if wire.method == "POST" else None
 
     def _real_time(self, order: SendNow, heard: _Heard) -> Send:
-        request, streamed = order.call.request, heard.streamed
+        # As it was heard: the one in the order lacks its secrets.
+        request, streamed = heard.request, heard.streamed
 
         def record(came: Reply) -> Reply:
             body = payloads.answer_body(came)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import ssl
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from pytest_langasync.interception.wire import Reply, Send, Wire
+from pytest_langasync.interception.senders import network
+from pytest_langasync.interception.wire import Reply, Send, Way, Wire
 
 __all__ = ["AiohttpCall"]
 
@@ -54,7 +57,24 @@ class AiohttpCall:
     async def wire(self) -> Wire:
         """See ``LeafCall``."""
         content = await self._content()
-        return Wire(self.method, self.url, self.path, self._headers(), content)
+        return Wire(self.method, self.url, self.path, self._headers(), content, self.way)
+
+    def way(self) -> Way | None:
+        """See ``LeafCall``; None where the environment's proxies count."""
+        session = self._session
+        proxy = self._kwargs.get("proxy") or getattr(session, "_default_proxy", None)
+        if proxy is None and session.trust_env:
+            return None
+        given = self._kwargs.get("ssl")
+        if given is None or given is True:
+            given = getattr(session.connector, "_ssl", True)
+        tls = given if isinstance(given, ssl.SSLContext) else None
+        auth = self._kwargs.get("proxy_auth") or getattr(session, "_default_proxy_auth", None)
+        headers = dict(self._kwargs.get("proxy_headers") or {})
+        if auth is not None:
+            headers["proxy-authorization"] = auth.encode()
+        to = network(tls, proxy=str(proxy or ""), proxy_headers=tuple(sorted(headers.items())))
+        return Way(replace(to, verify=False) if given is False else to, tls)
 
     async def pass_on(self) -> Any:
         """See ``LeafCall``."""

@@ -6,10 +6,12 @@ in-process applications and cassettes have answered.
 
 from __future__ import annotations
 
+import ssl
 from types import ModuleType
 from typing import Any
 
-from pytest_langasync.interception.wire import Reply, Send, Wire, answers_itself
+from pytest_langasync.interception.senders import network
+from pytest_langasync.interception.wire import Reply, Send, Way, Wire, answers_itself
 
 __all__ = ["AsyncHttpxCall", "HttpxCall"]
 
@@ -35,7 +37,28 @@ class _Call:
         return handler is not None and answers_itself(handler, OWN)
 
     def _wire(self, content: bytes) -> Wire:
-        return Wire(self.method, self.url, self.path, dict(self._request.headers), content)
+        headers = dict(self._request.headers)
+        return Wire(self.method, self.url, self.path, headers, content, self.way)
+
+    def way(self) -> Way | None:
+        """Read the connection pool.
+
+        Relies on the attributes of httpcore's pools; ``test_the_clients_own_way`` would notice.
+        """
+        pool = getattr(self._transport, "_pool", None)
+        tls = getattr(pool, "_ssl_context", None)
+        if pool is None or not isinstance(tls, ssl.SSLContext | None):
+            return None
+        proxy, headers = getattr(pool, "_proxy_url", None), getattr(pool, "_proxy_headers", ())
+        auth = getattr(pool, "_proxy_auth", None)  # of a SOCKS proxy
+        to = network(
+            tls,
+            proxy=_url(proxy, auth) if proxy is not None else "",
+            proxy_headers=tuple(sorted((_text(n).lower(), _text(v)) for n, v in headers)),
+            uds=getattr(pool, "_uds", None) or "",
+            local_address=getattr(pool, "_local_address", None) or "",
+        )
+        return Way(to, tls)
 
     def _changed(self, decision: Send) -> Any:
         """Return the request with the decision's URL and body."""
@@ -124,3 +147,15 @@ class AsyncHttpxCall(_Call):
 
     async def _read(self, response: Any) -> Reply:
         return Reply.of(response.status_code, response.headers, await response.aread())
+
+
+def _url(url: Any, auth: Any) -> str:
+    text = bytes(url).decode("ascii")
+    if not auth:
+        return text
+    scheme, _, place = text.partition("://")
+    return f"{scheme}://{':'.join(map(_text, auth))}@{place}"
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import inspect
 import io
+import ssl
+from dataclasses import replace
 from http import HTTPStatus
 from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from pytest_langasync.interception.wire import MOCKING, Reply, Send, Wire
+from pytest_langasync.interception.senders import network
+from pytest_langasync.interception.wire import MOCKING, Reply, Send, Way, Wire
 
 __all__ = ["Urllib3Call"]
 
@@ -64,7 +67,29 @@ class Urllib3Call:
 
     def wire(self) -> Wire:
         """See ``LeafCall``."""
-        return Wire(self.method, self.url, self.path, self._headers(), self._content())
+        content = self._content()
+        return Wire(self.method, self.url, self.path, self._headers(), content, self.way)
+
+    def way(self) -> Way | None:
+        """See ``LeafCall``."""
+        pool = self._pool
+        proxy = getattr(pool, "proxy", None)
+        headers = dict(getattr(pool, "proxy_headers", None) or {})
+        if pool.scheme == "http" and not self._given.startswith("/"):
+            return None  # by way of a proxy that the pool does not know of
+        tls = None
+        if (authorities := getattr(pool, "ca_certs", None)) or getattr(pool, "cert_file", None):
+            tls = ssl.create_default_context(cafile=authorities)
+            if pool.cert_file:
+                tls.load_cert_chain(pool.cert_file, pool.key_file)
+        to = network(
+            tls,
+            proxy=str(proxy or ""),
+            proxy_headers=tuple(sorted((_text(n).lower(), _text(v)) for n, v in headers.items())),
+        )
+        if getattr(pool, "cert_reqs", None) in ("CERT_NONE", ssl.CERT_NONE):
+            return Way(replace(to, verify=False))
+        return Way(to, tls)
 
     def pass_on(self) -> Any:
         """See ``LeafCall``."""

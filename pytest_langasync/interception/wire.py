@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pytest_langasync.models import Network
+
 __all__ = [
     "AsyncLeafCall",
     "Decision",
@@ -16,6 +18,7 @@ __all__ = [
     "Reply",
     "Router",
     "Send",
+    "Way",
     "Wire",
     "answers_itself",
     "is_untouched",
@@ -48,6 +51,14 @@ def is_untouched() -> bool:
 
 
 @dataclass(frozen=True)
+class Way:
+    """How a call reaches its host. ``tls`` is the client's ``SSLContext``, or None."""
+
+    network: Network
+    tls: Any = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class Wire:
     """A request as it was about to leave the process, with what auth flows and hooks added."""
 
@@ -56,6 +67,8 @@ class Wire:
     path: str
     headers: Mapping[str, str] = field(repr=False)
     content: bytes = field(repr=False)
+    way: Callable[[], Way | None] = field(default=lambda: None, repr=False)
+    """Tells how it reaches its host, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +132,9 @@ class LeafCall(Protocol):
     def wire(self) -> Wire:
         """Return the request whole; its body is read where it was a stream."""
 
+    def way(self) -> Way | None:
+        """Return how the call reaches its host, or None where that is not known."""
+
     def pass_on(self) -> Any:
         """Return what the library itself makes of the call."""
 
@@ -141,6 +157,9 @@ class AsyncLeafCall(Protocol):
 
     async def wire(self) -> Wire:
         """See ``LeafCall.wire``."""
+
+    def way(self) -> Way | None:
+        """See ``LeafCall.way``."""
 
     async def pass_on(self) -> Any:
         """See ``LeafCall.pass_on``."""

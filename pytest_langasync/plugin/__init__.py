@@ -108,9 +108,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
         session, name = ControllerSession(config, settings, reporter), "langasync-distribution"
     else:
-        from pytest_langasync.plugin.session import Session
+        from pytest_langasync.plugin.session import LeaveOut, Session
 
         session, name = Session(config, settings, reporter, invitation), "langasync-session"
+        config.pluginmanager.register(LeaveOut(session), "langasync-leave-out")
     if not worker:
         from pytest_langasync.plugin.run_record import RunRecorder
 
@@ -159,6 +160,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _mark(item: pytest.Item) -> None:
     """Note on a test what its marker says."""
     from pytest_langasync.plugin.marker import MarkerOptions
+    from pytest_langasync.plugin.other_plugins import realtime_because
     from pytest_langasync.plugin.scores import EVAL_KEY
 
     try:
@@ -168,8 +170,7 @@ def _mark(item: pytest.Item) -> None:
             raise ConfigurationError("repeats=… is for test functions, not for unittest's methods")
     except ConfigurationError as error:
         raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.langasync {error}") from None
-    if hasattr(getattr(item, "obj", None), "hypothesis"):
-        # Its examples differ each time: no answer would ever be asked for again.
+    if realtime_because(item):
         options = replace(options, realtime=True)
     item.stash[EVAL_KEY] = options
     if item.config.stash[SETTINGS_KEY].active:

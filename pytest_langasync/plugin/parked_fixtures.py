@@ -18,7 +18,7 @@ from pytest_langasync.engine.replay import Attempt
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.models import MissingCall
 
-__all__ = ["Parked", "ParkedFixtures", "UnmarkedTest"]
+__all__ = ["Parked", "ParkedFixtures"]
 
 T = TypeVar("T")
 
@@ -26,13 +26,6 @@ T = TypeVar("T")
 class Parked(Skipped):
     """A call has no answer yet. No ``Exception``, so that a test's own handlers let it pass; an
     outcome, so that pytest's fixture machinery and asynchronous runners handle it in order."""
-
-
-@dataclass
-class UnmarkedTest:
-    """An unmarked test that is running; ``missing`` is what it has to wait for, if it has to."""
-
-    missing: list[MissingCall] | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,12 @@ from pytest_langasync.plugin.terminal import Reporter
 from pytest_langasync.reporting.comparison import compare
 from pytest_langasync.reporting.history import RunFigures, figures
 from pytest_langasync.reporting.jsonfile import run_report, write_text
-from pytest_langasync.reporting.model import Comparison, RunReport, read_report
+from pytest_langasync.reporting.model import (
+    Comparison,
+    NewerReportError,
+    RunReport,
+    read_report,
+)
 
 __all__ = ["RunRecorder"]
 
@@ -163,8 +168,12 @@ class RunRecorder:
             run = read_report(json.loads(path.read_bytes()))
         except OSError as error:
             raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+        except NewerReportError:
+            raise ConfigurationError(f"{path} was written by a newer pytest-langasync") from None
         except ValueError as error:
-            raise ConfigurationError(f"{path} is no report to compare with: {error}") from None
+            raise ConfigurationError(
+                f"{path} is no report of --langasync-report: {error}"
+            ) from None
         return run if run.name else run.model_copy(update={"name": path.name})
 
     # ---- the present

@@ -19,6 +19,7 @@ import pytest
 from pytest_langasync.config import Settings
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.plugin.marker import MarkerOptions
+from pytest_langasync.plugin.other_plugins import realtime_because
 from pytest_langasync.plugin.terminal import MISSED
 from pytest_langasync.reporting.text import escape
 from pytest_langasync.scoring.gates import Gates
@@ -181,6 +182,8 @@ class Scores:
             return report
         record = item.stash.get(RECORD_KEY, None)
         data: dict[str, Any] = {"group": group_of(item), "required": options.min_pass_rate}
+        if runner := realtime_because(item):
+            data["realtime_because"] = runner
         if record is not None:
             data |= {"scores": record.scores} if record.scores else {}
             data |= {"case": record.case} if record.case else {}

@@ -1,9 +1,28 @@
-"""The run under pytest: attempts, parked tests, waves, verdicts. Hooks decide, ``engine`` works."""
+"""The run under pytest: attempts, parked tests, waves, verdicts. Hooks decide, ``engine`` works.
+
+A run's life::
+
+    pytest_sessionstart        open the cache, start the sandbox, patch the HTTP clients
+    pytest_collection_…        (``plugin/__init__``) what the markers say is noted on the tests
+    pytest_runtestloop         pytest's own loop is the first pass over the tests
+      pytest_runtest_protocol    one ``Execution``: reports are held back (``ReportBuffer``),
+        setup, call, teardown    calls are answered, or park the attempt; a park becomes a cheap
+                                 outcome in each phase, whatever the test made of the exception
+        afterwards               parked or set aside: undone, discarded, queued (``Waves``)
+                                 the real run: entered in the books, its reports let out
+      ``Waves.run``              buy what is missing, run again whoever can go on, until nobody
+                                 waits; defer who is left
+    pytest_sessionfinish       the books are closed: summary, record of the run, exit status
+    pytest_unconfigure         undo the patches, stop the sandbox
+
+What an execution may turn out to be is told in ``execution``; who waits for whom in ``neighbours``.
+Under pytest-xdist each worker has a ``Session``; the controller has a ``ControllerSession``.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -11,19 +30,23 @@ import pytest
 
 from pytest_langasync.config import Settings
 from pytest_langasync.engine import differences
-from pytest_langasync.engine.replay import Attempt
+from pytest_langasync.engine.replay import Attempt, Difference
 from pytest_langasync.engine.run import Front, Run
 from pytest_langasync.exceptions import CacheError, ConfigurationError
 from pytest_langasync.models import Request
+from pytest_langasync.plugin.execution import Entry, Execution
 from pytest_langasync.plugin.marker import MarkerOptions
-from pytest_langasync.plugin.parked_fixtures import Parked, ParkedFixtures, UnmarkedTest
+from pytest_langasync.plugin.neighbours import Neighbours, module_of, set_up_now
+from pytest_langasync.plugin.other_plugins import forget_result
+from pytest_langasync.plugin.parked_fixtures import Parked, ParkedFixtures
 from pytest_langasync.plugin.report_buffer import ReportBuffer, report_outcome
+from pytest_langasync.plugin.shared_state import ModuleState
 from pytest_langasync.plugin.terminal import Reporter
 from pytest_langasync.plugin.waves import Waves
 from pytest_langasync.plugin.xdist_link import WorkerLink
 from pytest_langasync.plugin.xdist_messages import Invitation
 
-__all__ = ["OPTIONS_KEY", "Session"]
+__all__ = ["OPTIONS_KEY", "LeaveOut", "Session"]
 
 T = TypeVar("T")
 OPTIONS_KEY = pytest.StashKey[MarkerOptions]()
@@ -65,10 +88,11 @@ class Session:
                 failed=lambda: self._pytest_session.testsfailed,
                 refused=lambda: self.run.refused,
             )
-        self.attempt: Attempt | None = None
-        self._unmarked: UnmarkedTest | None = None
+        self._execution: Execution | None = None
+        self._left_out: Entry | None = None
         self._parked_fixtures = ParkedFixtures()
-        self.waves = Waves(config, settings, reporter, self.run, self.worker)
+        self._states: dict[str, ModuleState] = {}
+        self._modules: frozenset[str] | None = None
 
     def _allow(self, key: str, request: Request) -> None:
         """Ask the process that keeps the budget. Raises ``ConfigurationError``."""
@@ -83,8 +107,10 @@ class Session:
             self.run.start()
         except (ConfigurationError, CacheError) as error:
             raise pytest.UsageError(str(error)) from None
-        self.buffer = ReportBuffer(session)
         self._pytest_session = session
+        self.buffer = ReportBuffer(session)
+        self.neighbours = Neighbours(session)
+        self.waves = Waves(self.neighbours, self.reporter, self.run, self.worker)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
@@ -118,7 +144,7 @@ class Session:
             result = yield
             if session.shouldfail or session.shouldstop:  # a worker of xdist's does not raise
                 raise session.Interrupted("stopped")
-            self.waves.run(session, before_pass=self._parked_fixtures.clear)
+            self.waves.judge_all(session, self._before_pass)
             return result
         except (session.Failed, KeyboardInterrupt, pytest.exit.Exception) as stop:
             self.reporter.stopped(len(self.waves.queue))  # Interrupted is a KeyboardInterrupt
@@ -131,65 +157,128 @@ class Session:
             except CacheError as error:
                 self.reporter.trouble(str(error))
 
-    # ---- one attempt
+    def _before_pass(self, modules: Iterable[str]) -> None:
+        """Begin a pass over tests; what these modules hold is to be as it was at first."""
+        self._parked_fixtures.clear()
+        self.neighbours.begin_pass()
+        for module in modules:
+            if module in self._states:
+                self._states[module].begin_again()
+
+    # ---- one execution of a test
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        options = item.stash.get(OPTIONS_KEY, None)
-        if options is None:
-            return (yield from self._run_unmarked(item))
-        entry = self.waves.entry(item)
+        entry, marked = self.waves.entry(item), OPTIONS_KEY in item.stash
+        if not marked and self._has_to_wait(entry):
+            self._left_out = entry  # see ``LeaveOut``
+            result = yield
+            self.waves.hold(entry)
+            return result
+        state = self._begin(item)
+        if not (marked or self.waves.begun):
+            result = yield
+            self.neighbours.ran(item)
+            return result
+        entry.attempts += 1
         item.stash[ATTEMPT_KEY] = entry.attempts
-        self.buffer.hold(item)
+        self._execution = execution = Execution(entry, self.neighbours, state)
+        if state is not None:
+            execution.snapshot = state.take(item, set_up_now(item))
+        self.buffer.hold(execution)
         try:
-            with self._attempting(item, entry.attempts, options) as attempt:
+            with self._attempting(execution):
                 result = yield
         except BaseException:
             self.buffer.release()
             raise
-        if not attempt.parked:
-            self.run.judge(attempt)
-            self.buffer.release()
-            return result
-        self.buffer.discard()
-        if not self._fail_if_not_reproducible(item, attempt):
-            self.run.park(attempt)
-            self.waves.park(entry, attempt.missing.values())
-            self.reporter.parked(len(self.waves.queue))
+        finally:
+            self._execution = None
+        self._conclude(execution)
         return result
 
+    def _has_to_wait(self, entry: Entry) -> bool:
+        """Whether the turn of an unmarked test has not come: it has no call, and may look at tests
+        that have no verdict yet. It runs once, after them."""
+        item = entry.item
+        waits = not entry.shadow and self.neighbours.earlier_waiting(item)
+        return bool(waits) and not self.neighbours.free(item)
+
+    def leave_out(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+        """Pass a test over whose turn has not come. Return False for any other."""
+        entry, self._left_out = self._left_out, None
+        if entry is None:
+            return False
+        forget_result(item)
+        self.waves.pass_over(entry, nextitem)
+        return True
+
+    def _begin(self, item: pytest.Item) -> ModuleState | None:
+        """Note that a test begins; return what those of its module share, if any is marked."""
+        self.neighbours.starts(item)
+        if self._modules is None:
+            items = self._pytest_session.items
+            self._modules = frozenset(module_of(one) for one in items if OPTIONS_KEY in one.stash)
+        module = module_of(item)
+        if module in self._modules and module not in self._states:
+            self._states[module] = ModuleState(item)
+        return self._states.get(module)
+
     @contextmanager
-    def _attempting(
-        self, item: pytest.Item, number: int, options: MarkerOptions
-    ) -> Iterator[Attempt]:
+    def _attempting(self, execution: Execution) -> Iterator[None]:
+        item, number = execution.item, execution.entry.attempts
+        options = item.stash.get(OPTIONS_KEY, None)
+        if options is None:
+            yield
+            return
         repeat = getattr(getattr(item, "callspec", None), "params", {}).get("langasync_repeat", 0)
         sample = f"repeat {repeat}" if repeat else ""
         with self.run.attempt(item.nodeid, number, options.attempt(sample)) as attempt:
-            self.attempt = attempt
-            try:
-                yield attempt
-            finally:
-                self.attempt = None
+            attempt.discarded = execution.entry.shadow
+            execution.attempt = attempt
+            yield
 
-    def _run_unmarked(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Run an unmarked test; one that shares a parked fixture has to wait with the others."""
-        if not self._parked_fixtures:
-            return (yield)
-        self._unmarked = unmarked = UnmarkedTest()
-        self.buffer.hold(item)
-        try:
-            result = yield
-        except BaseException:
+    def _conclude(self, execution: Execution) -> None:
+        """Do what follows from what an execution turned out to be."""
+        entry, attempt = execution.entry, execution.attempt
+        if not execution.parked and not execution.set_aside:
+            execution.note_changes()
+            self.neighbours.ran(execution.item)
+        if not execution.void:
+            if attempt is not None:
+                self.run.judge(attempt)
+            self.waves.judged(entry)
             self.buffer.release()
-            raise
-        finally:
-            self._unmarked = None
-        if unmarked.missing is None:
-            self.buffer.release()
+            return
+        if not entry.shadow:
+            execution.undo()
+        self.buffer.discard()
+        if entry.shadow:
+            return
+        if execution.set_aside:
+            self.waves.hold(entry)
+        elif attempt is None:
+            self.waves.park(entry, execution.waits_for or ())
         else:
-            self.buffer.discard()
-            self.waves.park(self.waves.entry(item), unmarked.missing)
-        return result
+            self._park(execution, attempt)
+
+    def _park(self, execution: Execution, attempt: Attempt) -> None:
+        difference = attempt.difference()
+        if difference is None or self.run.first_time(attempt, difference.owner):
+            self.run.park(attempt)
+            self.waves.park(execution.entry, attempt.missing.values())
+            return
+        self.run.give_up(attempt)
+        if execution.strayed():
+            self.waves.hold(execution.entry)
+        else:
+            self.neighbours.ran(execution.item)
+            self._fail_as_not_reproducible(execution.item, attempt, difference)
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The attempt that is running, if the test that runs is marked."""
+        return self._execution.attempt if self._execution is not None else None
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, T, T]:
@@ -202,36 +291,48 @@ class Session:
         return (yield from self._phase(item))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, T, T]:
-        return (yield from self._phase(item))
+    def pytest_runtest_teardown(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> Generator[None, T, T]:
+        execution = self._execution
+        try:
+            return (yield from self._phase(item, gently=True))
+        except Parked as parked:
+            failed = parked.__cause__ is not None and not isinstance(parked.__cause__, Parked)
+            if failed and execution is not None:
+                execution.teardown_failed(nextitem)
+            raise
 
-    def _phase(self, item: pytest.Item) -> Generator[None, T, T]:
+    def _phase(self, item: pytest.Item, *, gently: bool = False) -> Generator[None, T, T]:
         """Turn a park into a cheap outcome: a failure report with its traceback costs a second."""
         try:
-            result = yield
+            with self.run.concurrency.interruptible(self.attempt, gently=gently):
+                result = yield
         except KeyboardInterrupt:
             raise
         except BaseException as exception:
             if self._is_parked(item, exception):
-                raise Parked("parked") from None
+                raise Parked("parked") from exception
             raise
         if self._is_parked(item, None):
             raise Parked("parked")
         return result
 
     def _is_parked(self, item: pytest.Item, exception: BaseException | None) -> bool:
-        if self.attempt is None:
-            unmarked = self._unmarked
-            if unmarked is not None and unmarked.missing is None:
-                unmarked.missing = self._parked_fixtures.reached(item, exception)
-            return unmarked is not None and unmarked.missing is not None
-        if not self.attempt.parked:
+        execution = self._execution
+        if execution is None:
+            return False
+        if not execution.parked:
             missing = self._parked_fixtures.reached(item, exception)
+            attempt = execution.attempt
+            if attempt is None:
+                execution.waits_for = missing
+                return missing is not None
             if missing is None and exception is not None and self.run.lacks_key(exception):
                 missing = []
             if missing is not None:
-                self.attempt.wait_for(missing)
-        return self.attempt.parked
+                attempt.wait_for(missing)
+        return execution.parked
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, T, T]:
@@ -248,12 +349,18 @@ class Session:
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any], request: Any
     ) -> Generator[None, T, T]:
-        if self.attempt is None:
-            return (yield)
-        concurrency = self.run.concurrency
-        return (
-            yield from self._parked_fixtures.set_up(fixturedef, request, self.attempt, concurrency)
-        )
+        attempt, concurrency = self.attempt, self.run.concurrency
+        if attempt is None:
+            value = yield
+        else:
+            value = yield from self._parked_fixtures.set_up(
+                fixturedef, request, attempt, concurrency
+            )
+        if fixturedef.scope != "function":
+            self.neighbours.fixture_set_up(fixturedef, request)
+            if self._execution is not None:
+                self._execution.snapshot.add(value)
+        return value
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -281,14 +388,11 @@ class Session:
         """Do works of the running test that do not depend on each other: all calls in one wave."""
         return self.run.concurrency.side_by_side(works)
 
-    def _fail_if_not_reproducible(self, item: pytest.Item, attempt: Attempt) -> bool:
-        """Fail a test that does not ask again for what it was already answered."""
-        difference = attempt.difference()
-        if difference is None or self.run.first_time(attempt, difference.owner):
-            return False
+    def _fail_as_not_reproducible(
+        self, item: pytest.Item, attempt: Attempt, difference: Difference
+    ) -> None:
         text = differences.difference(difference.stored, difference.asked)
         self.reporter.strayed(item.nodeid)
-        self.run.give_up(attempt)
         message = (
             f"{difference.owner} is not reproducible: attempt {attempt.number} asked for something "
             f"else than the attempt before it, and left a bought answer unused.\n\n{text}\n\n"
@@ -297,4 +401,20 @@ class Session:
             "@pytest.mark.langasync(realtime=True). Nothing more is bought for it."
         )
         report_outcome(item, pytest.fail.Exception(message, pytrace=False))
-        return True
+
+
+class LeaveOut:
+    """Ends the protocol of a test whose turn has not come, before anybody runs it.
+
+    A plugin of its own: one plugin has one function for a hook, and ``Session`` wraps this one.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> bool | None:
+        """Answer for pytest that the test was run."""
+        return self._session.leave_out(item, nextitem) or None

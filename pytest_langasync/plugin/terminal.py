@@ -15,6 +15,7 @@ import pytest
 from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.costs.prices import Estimate
 from pytest_langasync.models import Answer, Call, Event, Job, MissingCall
+from pytest_langasync.plugin.other_plugins import REALTIME_BECAUSE
 
 if TYPE_CHECKING:
     from pytest_langasync.engine.run import Run
@@ -53,7 +54,8 @@ class Reporter:
         self.failures: dict[str, str] = {}
         self.xfails: dict[str, str] = {}
         """Of tests that a mark ``xfail`` decided: its reason."""
-        self.hypothesis: set[str] = set()
+        self.in_place: dict[str, set[str]] = {}
+        """By what runs their function many times: the tests that are in real time for that."""
         self.troubles: list[str] = []
         self.not_reproducible: list[str] = []
         self.estimates: Sequence[tuple[MissingCall, Estimate]] = ()
@@ -204,9 +206,10 @@ class Reporter:
         if hasattr(report, "langasync_gate"):
             return
         if data := getattr(report, "langasync", None):
-            self.scores[report.nodeid] = {k: v for k, v in data.items() if k != "required"}
-        if data and "hypothesis" in report.keywords:
-            self.hypothesis.add(report.nodeid)
+            own = ("required", "realtime_because")
+            self.scores[report.nodeid] = {k: v for k, v in data.items() if k not in own}
+            if runner := data.get("realtime_because"):
+                self.in_place.setdefault(runner, set()).add(report.nodeid)
         reason = getattr(report, "langasync_deferred", None)
         if reason is not None:
             self.deferred[report.nodeid] = reason
@@ -304,11 +307,9 @@ class Reporter:
         from pytest_langasync.reporting.progress import interrupted_lines
 
         yield from (f"trouble: {trouble}" for trouble in self.troubles)
-        if self.hypothesis:
-            yield (
-                f"in real time: {len(self.hypothesis)} Hypothesis tests, which ask for something "
-                "else each time they run"
-            )
+        for runner, tests in self.in_place.items():
+            how_many = "1 test" if len(tests) == 1 else f"{len(tests):,} tests"
+            yield f"in real time: {how_many} of {runner}, {REALTIME_BECAUSE[runner]}"
         for nodeid in self.not_reproducible:
             yield f"not reproducible: {nodeid}"
         if self._left:

@@ -12,7 +12,16 @@ from urllib.parse import urlsplit
 from pytest_langasync.models import Credentials, Headers, JobStatus, Request, ResultRow
 from pytest_langasync.providers.dialects.base import Dialect
 
-__all__ = ["Client", "Created", "Found", "Limits", "Provider", "Submission", "is_one_of"]
+__all__ = [
+    "RATE_HEADERS",
+    "Client",
+    "Created",
+    "Found",
+    "Limits",
+    "Provider",
+    "Submission",
+    "is_one_of",
+]
 
 OF_ONE_CALL = (
     *("accept", "b3:", "baggage:", "connection:", "content-", "cookie:", "elastic-apm-", "host:"),
@@ -22,6 +31,8 @@ OF_ONE_CALL = (
     *("x-datadog-", "x-idempotency-key:", "x-request-id:", "x-server-timeout:", "x-stainless-"),
 )  # fmt: skip
 """Beginnings of headers that are about one call alone: no batch is sent with them."""
+RATE_HEADERS = ("x-ratelimit-{1}-{0}", "anthropic-ratelimit-{0}-{1}")
+"""Headers of an answer that tell of (what is counted, its ``limit``, ``remaining``, ``reset``)."""
 LETS_IN = ("authorization", "-auth", "api-key", "apikey", "-token", "virtual-key", "-secret")
 """Ends of the names of headers by which gateways let a call in."""
 
@@ -48,6 +59,8 @@ class Submission:
     count: int
     suite: str = ""
     """Identifies the suite at the provider, where a batch can carry metadata."""
+    secret: bool = False
+    """Whether its lines hold secrets, which must not reach the disk."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,7 @@ class Found:
 class Client(Protocol):
     """A provider's batch API for one base URL and one account.
 
+    Times are those of this machine's clock; where the provider's differs, the client converts.
     Every method raises ``ConfigurationError`` for what a retry cannot cure (401, 403, no batch API
     at this base URL) and ``ProviderError`` for what it may.
     """
@@ -147,6 +161,8 @@ class Provider:
     empty_query: frozenset[tuple[str, str]] = frozenset()
     """Parts of a call's query that say nothing which the rest of the call does not say."""
     job_id_prefix = ""
+    free: tuple[str, ...] = ()
+    """Ends of the paths of calls that it does not charge for."""
 
     def client(self, base_url: str, credentials: Credentials, job_headers: Headers) -> Client:
         """Return a client of the batch API, made from what the intercepted call carried."""

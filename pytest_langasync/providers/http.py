@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import dataclasses
 import json
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.exceptions import (
     CapacityError,
     ConfigurationError,
@@ -20,13 +24,14 @@ from pytest_langasync.exceptions import (
     LangasyncError,
     ProviderError,
 )
-from pytest_langasync.models import Credentials, Headers
+from pytest_langasync.interception.senders import transport_options
+from pytest_langasync.models import Credentials, Headers, LiveCredentials
 from pytest_langasync.providers.failures import Failure, from_error, from_response
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Channel", "Policy", "Reply", "dumps", "lines", "segment"]
+__all__ = ["BatchClient", "Channel", "Policy", "Reply", "dumps", "lines", "segment"]
 
 T = TypeVar("T")
 
@@ -40,6 +45,10 @@ DOWNLOADS = 3
 CAPACITY = re.compile(r"enqueued|token_limit_exceeded|\bqueue", re.IGNORECASE)
 
 
+CLOCKS_DIFFER = 60.0
+"""Seconds from which on two clocks differ: a reply takes time, and ``Date`` has no fractions."""
+
+
 @dataclass(frozen=True)
 class Policy:
     """How patient a client is. Times are in seconds."""
@@ -51,6 +60,8 @@ class Policy:
     """The longest silence during an upload or a creation."""
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
     """Waits between two attempts."""
+    patience: float = 600.0
+    """How long to wait for a new token where one that was let in before is refused."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +98,22 @@ class Channel:
 
         self.policy = policy
         self.base_url = base_url.rstrip("/")
-        sent = {**credentials.others, **credentials.headers}
-        account = {n.lower(): v for n, v in sent.items() if n.lower() not in OWN_HEADERS}
-        self._headers = {**account, **dict(job_headers)}
-        self._secrets = _secrets(credentials)
+        self._credentials = credentials
+        self._job_headers = job_headers
+        self._let_in = False
+        self._refused_at: float | None = None
+        """Since when it is refused what let it in before, on a monotonic clock."""
         parts = urlsplit(self.base_url)
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self._where = f"{provider} at {shown}"
+        self.clock_ahead = 0.0
+        """Seconds by which this machine's clock is ahead of the provider's (``Date`` of its last
+        reply); 0 for a difference that is none, or where nothing is known."""
         self.http = httpx.Client(
             timeout=policy.timeout,
             follow_redirects=True,
             event_hooks={"request": [self._authorise]},
+            transport=_transport(credentials),
         )
         self._errors = (httpx.HTTPError, json.JSONDecodeError, UnicodeDecodeError)
 
@@ -123,7 +139,42 @@ class Channel:
             if name not in OWN_HEADERS:
                 del request.headers[name]
         if self.same_origin(str(request.url)):
-            request.headers.update(self._headers)
+            sent = {**self._credentials.others, **self._credentials.headers}
+            account = {n.lower(): v for n, v in sent.items() if n.lower() not in OWN_HEADERS}
+            request.headers.update({**account, **dict(self._job_headers)})
+
+    def _is_renewed(self) -> bool:
+        """Ask the client whose calls these are for what it would carry now; whether it is new."""
+        known = self._credentials
+        if not isinstance(known, LiveCredentials):
+            return False
+        try:
+            found = known.renew()
+        except Exception:  # whatever an auth flow or a hook raises: the refusal is what is told
+            return False
+        if found is None or found.headers == known.headers:
+            return False
+        self._credentials = dataclasses.replace(known, headers=found.headers, others=found.others)
+        return True
+
+    def _admitted(self, act: Callable[[], T]) -> T:
+        """Do ``act``, once more with a new token where the one that it carries is refused."""
+        try:
+            result = self._normalised(act)
+        except Failure as failure:
+            if failure.status != 401 or not self._is_renewed():
+                raise
+            result = self._normalised(act)
+        self._let_in, self._refused_at = True, None
+        return result
+
+    def _may_be_renewed(self) -> bool:
+        """Whether a refusal may be over soon: what let in before may have a successor."""
+        now = CLOCK.timer()
+        if self._refused_at is None:
+            self._refused_at = now
+        live = isinstance(self._credentials, LiveCredentials)
+        return live and self._let_in and now - self._refused_at < self.policy.patience
 
     def ask(self, doing: str, act: Callable[[], Reply], *, missing: str = "") -> Reply:
         """Make an idempotent call, again after transient failures.
@@ -145,7 +196,11 @@ class Channel:
         self, act: Callable[[], Reply], again: Callable[[Failure], bool] | None = None
     ) -> Reply:
         """Like ``ask``, with a choice of what is tried again. Raises the last ``Failure``."""
-        return self._retried(act, again or (lambda failure: failure.transient))
+        reply = self._retried(act, again or (lambda failure: failure.transient))
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            ahead = CLOCK.now() - parsedate_to_datetime(reply.headers["date"]).timestamp()
+            self.clock_ahead = ahead if abs(ahead) > CLOCKS_DIFFER else 0.0
+        return reply
 
     def create(
         self, act: Callable[[], Reply], again: Callable[[Failure], bool] = lambda failure: False
@@ -248,7 +303,7 @@ class Channel:
             sleep=self.policy.sleep,
             reraise=True,
         )
-        result: T = retrying(self._normalised, act)
+        result: T = retrying(self._admitted, act)
         return result
 
     def _normalised(self, act: Callable[[], T]) -> T:
@@ -262,6 +317,10 @@ class Channel:
     def explain(self, failure: Failure, doing: str, missing: str = "") -> LangasyncError:
         """Return the exception that tells a person about ``failure``."""
         text = self._sentence(failure, doing)
+        if failure.status == 401 and missing and self._may_be_renewed():
+            return ProviderError(
+                f"{self._where} refused what let it in before (HTTP 401): waiting for a new token"
+            )
         if failure.status == 401:
             return ConfigurationError(
                 f"{self._where} refused the API key (HTTP 401): check the key the test uses"
@@ -283,7 +342,7 @@ class Channel:
 
     def clean(self, text: str) -> str:
         """Return ``text`` as one printable line of at most 300 characters, without any secret."""
-        for secret in self._secrets:
+        for secret in _secrets(self._credentials):
             text = text.replace(secret, "***")
         line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         return line if len(line) <= 300 else f"{line[:299]}…"
@@ -291,6 +350,38 @@ class Channel:
     def resolve(self, path: str) -> str:
         """Return a path below the base URL as a URL; one that is whole stays as it is."""
         return path if urlsplit(path).scheme else f"{self.base_url}{path}"
+
+
+class BatchClient:
+    """What a ``Client`` over a channel need not write itself."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def has_batch_api(self) -> bool:
+        """Return True: nobody else speaks this protocol."""
+        return True
+
+    def input_ids(self, job_id: str) -> frozenset[str] | None:
+        """Return None: the provider does not tell what a job was given."""
+        return None
+
+    def delete_files(self, refs: Iterable[str]) -> None:
+        """Do nothing: the provider has no files, or removes them by itself."""
+
+    def close(self) -> None:
+        """Close connections."""
+        self._channel.close()
+
+
+def _transport(credentials: Credentials) -> httpx.HTTPTransport | None:
+    """Return a transport that goes the way of the intercepted calls, or None for the usual way."""
+    import httpx
+
+    if credentials.network is None:
+        return None
+    tls = credentials.tls if isinstance(credentials, LiveCredentials) else None
+    return httpx.HTTPTransport(**transport_options(httpx, credentials.network, tls))
 
 
 def dumps(value: Any) -> bytes:

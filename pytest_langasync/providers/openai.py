@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import IO, Any
 
@@ -31,7 +33,15 @@ from pytest_langasync.models import (
 from pytest_langasync.providers.base import Created, Found, Limits, Provider, Submission
 from pytest_langasync.providers.dialects import CHAT_COMPLETIONS, EMBEDDINGS, RESPONSES, Dialect
 from pytest_langasync.providers.failures import Failure, retry_after
-from pytest_langasync.providers.http import Channel, Policy, Reply, dumps, lines, segment
+from pytest_langasync.providers.http import (
+    BatchClient,
+    Channel,
+    Policy,
+    Reply,
+    dumps,
+    lines,
+    segment,
+)
 from pytest_langasync.providers.wire import Lenient, Moment, Objects, Row
 
 __all__ = ["OPENAI", "Batch", "OpenAI", "OpenAIClient"]
@@ -184,6 +194,7 @@ class OpenAI(Provider):
     )
     job_headers = ("openai-beta",)
     job_id_prefix = "batch_"
+    free = ("/moderations",)
 
     def __init__(self, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
@@ -210,7 +221,7 @@ class OpenAI(Provider):
         return OpenAIClient(base_url, credentials, job_headers, self.policy)
 
 
-class OpenAIClient:
+class OpenAIClient(BatchClient):
     """``Client`` for one base URL and one account."""
 
     def __init__(
@@ -222,7 +233,7 @@ class OpenAIClient:
         title: str = "OpenAI",
     ) -> None:
         self._title = title
-        self._channel = Channel(title, base_url, credentials, job_headers, policy)
+        super().__init__(Channel(title, base_url, credentials, job_headers, policy))
 
     def create(self, submission: Submission) -> Created:
         """Upload the lines and create the batch, once. See ``Client.create``."""
@@ -252,7 +263,7 @@ class OpenAIClient:
         return Created(batch.id, batch.created_at or CLOCK.now(), file_id)
 
     def _upload(self, submission: Submission) -> str:
-        with tempfile.TemporaryFile() as file:
+        with io.BytesIO() if submission.secret else tempfile.TemporaryFile() as file:
             for custom_id, body in submission.lines:
                 file.write(_line(custom_id, submission.endpoint, body))
 
@@ -337,13 +348,19 @@ class OpenAIClient:
         while seen < limit:
             page = self._list(min(100, limit - seen), after)
             batches = [one for one in map(Batch.model_validate, page.data) if one.id]
+            ahead = self.clock_ahead
             for batch in batches:
-                if batch.created_at + 1 > since:
-                    yield batch.to_found()
+                if batch.created_at + ahead + 1 > since:
+                    yield replace(batch.to_found(), created_at=batch.created_at + ahead)
             seen += len(batches)
-            if not batches or not page.has_more or _all_before(batches, since):
+            if not batches or not page.has_more or _all_before(batches, since - ahead):
                 return
             after = {"after": batches[-1].id}
+
+    @property
+    def clock_ahead(self) -> float:
+        """Seconds by which this machine's clock is ahead of OpenAI's, as far as is known."""
+        return self._channel.clock_ahead
 
     def _list(self, limit: int, after: dict[str, Any]) -> Page:
         query = {"limit": limit, **after}
@@ -396,10 +413,6 @@ class OpenAIClient:
         self._channel.ask(
             "deleting a file", lambda: self._channel.call("DELETE", path), missing="gone"
         )
-
-    def close(self) -> None:
-        """Close connections."""
-        self._channel.close()
 
 
 def _endpoint(endpoint: str) -> str:

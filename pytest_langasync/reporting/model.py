@@ -16,8 +16,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from pytest_langasync.scoring.gates import GateResult
 
 __all__ = [
-    "SCHEMA", "CallReport", "Case", "Comparison", "CostRow", "Move", "PassedCalls",
-    "RetriedRequests",
+    "SCHEMA", "CallReport", "Case", "Comparison", "CostRow", "Move", "NewerReportError",
+    "PassedCalls", "RetriedRequests",
     "RunReport", "Score", "ScoreChange", "ScoreValue", "TestReport", "TokenUsage", "WaitingCall",
     "json_schema", "read_report",
 ]  # fmt: skip
@@ -311,20 +311,25 @@ class RunReport(_Model):
         return self.model_dump(by_alias=True, exclude_unset=True, exclude=left_out)
 
 
+class NewerReportError(ValueError):
+    """A report whose fields may mean something else."""
+
+
 def read_report(document: Any) -> RunReport:
     """Validate what was read from disk.
 
     Raises:
-        ValueError: it is no report of a run, or one of a newer schema.
+        NewerReportError: it is of a newer schema.
+        ValueError: it is no report of a run.
     """
     try:
         report = RunReport.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"no report of a run: {place or 'all of it'}: {first['msg']}") from None
+        raise ValueError(f"{place or 'all of it'}: {first['msg']}") from None
     if report.version > SCHEMA:
-        raise ValueError("it was written by a newer pytest-langasync")
+        raise NewerReportError("it was written by a newer pytest-langasync")
     return report
 
 

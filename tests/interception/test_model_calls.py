@@ -9,6 +9,8 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import boto3  # noqa: F401  (what is imported here, the runs need not import anew)
+import google.genai  # noqa: F401
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

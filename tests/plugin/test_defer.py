@@ -232,7 +232,7 @@ def ask_claude(first):
         ("job", "says"),
         [
             ("batch_000000000000000000000000", "does not know the"),
-            ("msgbatch_000000000000000000000000", "no call waits for an answer of anthropic"),
+            ("msgbatch_000000000000000000000000", "no call waits for an answer of a job"),
             ("nonsense", "is not a job ID of a known provider"),
         ],
     )
@@ -266,7 +266,7 @@ def test_unmarked(answer): assert "shared" in answer
     assert verdict(result) == {"deferred": 4}
     assert result.ret == 75
     assert suite.traced() == ["set up"]
-    result.stdout.fnmatch_lines(["  *::test_unmarked: waiting for batch_* with 1 call"])
+    result.stdout.fnmatch_lines(["  *::test_unmarked: waiting for batch_* with 1 call: 3 tests *"])
     assert result.stdout.str().count("with 1 call") == 4
     let_end(suite.provider)
     assert verdict(suite.run()) == {"passed": 4}

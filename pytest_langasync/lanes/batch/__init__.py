@@ -85,6 +85,13 @@ class Clients:
         """Return the clients of all accounts in use at a host."""
         return [client for target, client in self._clients.items() if target.host == host]
 
+    def clocks(self) -> dict[str, float]:
+        """Return by how many seconds this machine's clock is ahead, for each base URL in use."""
+        return {
+            target.base_url: getattr(client, "clock_ahead", 0.0)
+            for target, client in self._clients.items()
+        }
+
     def close(self) -> None:
         """Close all clients."""
         for client in self._clients.values():

@@ -56,6 +56,10 @@ IN_DOUBT = "in a submission whose outcome is open: python -m pytest_langasync do
 UNKNOWN = "not bought: a running batch that this cache does not know may hold them"
 
 
+WRONG = 300.0
+"""Seconds by which a clock may be wrong before a person is told."""
+
+
 class Batcher:
     """Sends recorded calls through batches and stores what they return."""
 
@@ -74,6 +78,7 @@ class Batcher:
         self._why_queued: dict[str, str] = {}
         self._queue_due = 0.0
         self._doubtful: set[str] = set()
+        self._clocks_told: set[str] = set()
         self._errors: list[LangasyncError] = []
         self._cancelled = False
 
@@ -192,11 +197,21 @@ class Batcher:
         self, asks: Iterable[QueuedRequest]
     ) -> list[tuple[LangasyncError, list[QueuedRequest]]]:
         placed = self._submitter.place(asks)
+        self._compare_clocks()
         self._enqueue(placed.full, self._policy.poll_interval * 5, FULL)
         self._doubt(placed.undecided)
         self._enqueue(placed.undecided, self._policy.poll_interval, IN_DOUBT)
         self._enqueue(placed.unknown, self._policy.poll_interval, UNKNOWN)
         return placed.failures
+
+    def _compare_clocks(self) -> None:
+        """Tell once that this machine's clock is wrong: ages are, too, and what depends on them."""
+        for base_url, ahead in self._clients.clocks().items():
+            if abs(ahead) > WRONG and base_url not in self._clocks_told:
+                self._clocks_told.add(base_url)
+                way = "ahead of" if ahead > 0 else "behind"
+                text = f"this machine's clock is {abs(ahead) / 60:,.0f} minutes {way} {base_url}'s"
+                self._notify(Event("trouble", message=text))
 
     def _doubt(self, asks: Sequence[QueuedRequest]) -> None:
         """Tell once that requests may have been bought already, which nobody can say yet."""

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pytest_langasync.cache.secret_places import with_secrets
 from pytest_langasync.lanes.batch import QueuedRequest
 from pytest_langasync.models import Job, JobState, MissingCall, make_custom_id
 from pytest_langasync.providers import Limits, Provider
@@ -30,8 +31,8 @@ class Lines:
 
     def __iter__(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for ask in self._asks:
-            key = ask.pending.key
-            yield make_custom_id(self._nonce, key), self._body(key)
+            key, secrets = ask.pending.key, ask.pending.secrets
+            yield make_custom_id(self._nonce, key), with_secrets(self._body(key), secrets)
 
 
 def new_nonce() -> str:

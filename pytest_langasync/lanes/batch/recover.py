@@ -128,7 +128,7 @@ class Search:
         fresh = context.clock() - intent.created_at < 10 * self._policy.patience
         end = context.timer() + (self._policy.patience if fresh else 0.0)
         while True:
-            found = look(client, intent, known)
+            found = look(client, intent, known, context.clock())
             left = end - context.timer()
             if found is not Verdict.ABSENT or left <= 0:
                 return found
@@ -310,7 +310,7 @@ def _job_of(found: Found, target: Target, nonce: str) -> Job:
     )
 
 
-def look(client: Client, intent: Intent, known: Iterable[str]) -> Found | Verdict:
+def look(client: Client, intent: Intent, known: Iterable[str], now: float) -> Found | Verdict:
     """Look once for a submission among the provider's batches.
 
     A running batch of the same size, of which nothing but its results can tell, leaves it
@@ -320,7 +320,8 @@ def look(client: Client, intent: Intent, known: Iterable[str]) -> Found | Verdic
         ProviderError: the list could not be read, or is too long to be sure.
     """
     known, seen, undecided = set(known), 0, False
-    for found in client.find(intent.created_at - SKEW, LISTED):
+    # The clock may have been set back since it was noted.
+    for found in client.find(min(intent.created_at, now) - SKEW, LISTED):
         seen += 1
         if found.job_id in known:
             continue

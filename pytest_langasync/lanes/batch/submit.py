@@ -167,6 +167,7 @@ class Submitter:
             lines=Lines(intent.nonce, asks, self._store.spooled),
             count=len(asks),
             suite=self._context.suite,
+            secret=any(ask.pending.secrets for ask in asks),
         )
         self._notify(Event("uploading", p.target.provider, intent.meta.model, len(asks)))
         for _ in range(2):
