@@ -6,8 +6,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from support.suite import Suite, output
-from test_mistakes import one_line
+from support.suite import Suite, one_line, output
 
 Verdicts = Callable[[pytest.RunResult], dict[str, int]]
 BASELINE = "--langasync-baseline=last"

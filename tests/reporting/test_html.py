@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.reports import HOSTILE, TOTALS
 from support.suite import Suite
-from test_markdown import HOSTILE, TOTALS
 
 from pytest_langasync.reporting.html import html_page
 from pytest_langasync.reporting.model import read_report
