@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_langasync.exceptions import ConfigurationError
-from pytest_langasync.models import LANES
 
 __all__ = [
     "CLOCK", "OPTIONS", "PREFIX", "Clock", "Option", "Settings", "duration", "settings_from",
@@ -26,6 +25,8 @@ __all__ = [
 ]  # fmt: skip
 
 PREFIX = "langasync_"
+LANES = ("batch", "flex", "realtime")
+"""How missing calls may get their answers, the slowest first."""
 REPORTS = (".json", ".md", ".html")
 """What a report's name ends in says what it is."""
 

@@ -310,8 +310,6 @@ class Job:
         return (self.provider, self.base_url)
 
 
-LANES = ("batch", "flex", "realtime")
-"""How missing calls may get their answers, the slowest first."""
 PRIORITIES = ("high", "normal", "low")
 """The order in which jobs are created."""
 
@@ -334,9 +332,7 @@ class AttemptOptions:
     shared."""
 
     @classmethod
-    def of(
-        cls, *, priority: str = "normal", max_retries: int | None = None, lane: str | None = None
-    ) -> AttemptOptions:
+    def of(cls, *, priority: str = "normal", max_retries: int | None = None) -> AttemptOptions:
         """Check what a person gave.
 
         Raises:
@@ -350,9 +346,7 @@ class AttemptOptions:
             raise ConfigurationError(
                 f"max_retries={max_retries!r} is not a whole number of 0 or more"
             )
-        if lane is not None and lane not in LANES:
-            raise ConfigurationError(f"lane={lane!r} is not one of 'batch', 'flex', 'realtime'")
-        return cls(priority=PRIORITIES.index(priority), max_retries=max_retries, lane=lane or "")
+        return cls(priority=PRIORITIES.index(priority), max_retries=max_retries)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from pytest_langasync.config import LANES
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.models import AttemptOptions
 
@@ -43,10 +44,8 @@ class MarkerOptions:
 
     def attempt(self, sample: str = "") -> AttemptOptions:
         """Return what it says of each attempt; ``sample`` names one repeat of the test."""
-        checked = AttemptOptions.of(
-            priority=self.priority, max_retries=self.max_retries, lane=self.lane
-        )
-        return replace(checked, realtime=self.realtime, sample=sample)
+        checked = AttemptOptions.of(priority=self.priority, max_retries=self.max_retries)
+        return replace(checked, realtime=self.realtime, lane=self.lane or "", sample=sample)
 
     @classmethod
     def merged(cls, marks: Iterable[Any]) -> MarkerOptions:
@@ -79,11 +78,14 @@ class MarkerOptions:
                 close = difflib.get_close_matches(name, known, 1, 0.5)
                 hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
                 raise ConfigurationError(f"has no keyword {name!r}: {hint}")
-        given = {n: keywords[n] for n in ("priority", "max_retries", "lane") if n in keywords}
+        given = {n: keywords[n] for n in ("priority", "max_retries") if n in keywords}
         AttemptOptions.of(**given)
         if not isinstance(keywords.get("realtime", False), bool):
             raise ConfigurationError(f"realtime={keywords['realtime']!r} is not True or False")
-        if keywords.get("realtime") and keywords.get("lane"):
+        lane = keywords.get("lane")
+        if lane not in (None, *LANES):
+            raise ConfigurationError(f"lane={lane!r} is not one of 'batch', 'flex', 'realtime'")
+        if keywords.get("realtime") and lane:
             raise ConfigurationError(
                 "realtime=True and lane=… contradict each other: the one sends in place, the other "
                 "gathers first"
