@@ -260,7 +260,6 @@ def test_no_print_no_global_no_mutable_global(module: str) -> None:
     assert not faults
 
 
-@pytest.mark.xfail(reason="their shared helpers move to tests/support", strict=False)
 def test_no_test_file_imports_another() -> None:
     tests = Path(__file__).parent
     names = {path.stem for path in tests.rglob("test_*.py")}
