@@ -118,9 +118,9 @@ class LiveCredentials(Credentials):
 class Target:
     """Where a request goes, and on whose account: one value, handed around whole.
 
-    ``endpoint`` is the path below ``base_url``: ``/chat/completions``, ``/responses``,
-    ``/embeddings`` or ``/messages``. ``headers`` are the batch-level headers that change the answer
-    (such as ``anthropic-beta``). ``credentials`` are empty for what was read from disk.
+    ``endpoint`` is the path below ``base_url``. ``headers`` are the batch-level headers that change
+    the answer, such as those that turn betas on. ``credentials`` are empty for what was read from
+    disk.
     """
 
     provider: str
@@ -199,6 +199,8 @@ class Answer:
     """Whether it is no success although its status says so: the failure is in the body."""
     foreign: bool = False
     """Whether another run, or another cache, paid for it."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """What the provider told besides, such as its rate limits; names in lower case."""
 
     @property
     def ok(self) -> bool:
@@ -358,6 +360,8 @@ class ResultRow:
     retryable: bool = False
     failed: bool = False
     """Whether it is no success although its status says so: the failure is in the body."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """What the provider told besides, such as its rate limits; names in lower case."""
 
     @property
     def ok(self) -> bool:

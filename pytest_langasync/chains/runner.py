@@ -144,7 +144,8 @@ class Runner:
         result, error = None, None
         with self._attempting(index, options) as attempt:
             try:
-                result = self._chain.invoke(value, config, attempt=attempt)
+                with self.run.concurrency.interruptible(attempt):
+                    result = self._chain.invoke(value, config, attempt=attempt)
             except BaseException as exception:
                 error = _kept(exception, attempt)
         return self._conclude(attempt, result, error)

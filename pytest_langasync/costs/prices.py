@@ -6,7 +6,6 @@ All prices come from ``genai-prices``, in US dollars. What it does not publish i
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_langasync.config import CLOCK
 from pytest_langasync.models import Request
-from pytest_langasync.providers import dialect, dialect_of
+from pytest_langasync.providers import dialect, dialect_of, is_free
 
 if TYPE_CHECKING:
     from genai_prices import Usage as LibraryUsage
@@ -39,14 +38,6 @@ _USAGE = (  # the library's names, in the order of our fields
 )
 _STANDARD_TIERS = frozenset({"default", "standard", "standard_only", "on_demand", "auto", "batch"})
 _STANDARD_PLACES = frozenset({"global", "not_available"})
-
-_FREE = {
-    "openai": re.compile(r"/moderations$"),
-    "anthropic": re.compile(r"/count_tokens$"),
-    "google": re.compile(r":countTokens$"),
-}
-"""What a provider does not charge for."""
-
 
 _Used = tuple[tuple[str, Any], ...]
 _Context = tuple[tuple[str, str], ...]
@@ -130,7 +121,7 @@ class PriceBook:
             body: the answer as decoded JSON.
             at: when it was bought, in seconds since the epoch.
         """
-        if _is_free(provider, endpoint):
+        if is_free(provider, endpoint):
             return Cost(Usage(), Decimal(0), Decimal(0))
         extracted = _extract(provider, endpoint, body)
         if extracted is None:
@@ -148,7 +139,7 @@ class PriceBook:
 
     def estimate(self, request: Request, *, at: float | None = None) -> Estimate:
         """Return what ``request`` would use and cost at ``at`` (seconds since the epoch; now)."""
-        if _is_free(request.target.provider, request.target.endpoint):
+        if is_free(request.target.provider, request.target.endpoint):
             return Estimate(0, 0, Decimal(0), Decimal(0), Decimal(0), Decimal(0))
         minute = (CLOCK.now() if at is None else at) // 60
         found = self._find(request.target.provider, request.model)
@@ -205,11 +196,6 @@ class PriceBook:
             )
         except ValueError:  # usage that contradicts itself
             return None
-
-
-def _is_free(provider: str, endpoint: str) -> bool:
-    """Return whether a provider does not charge for an endpoint."""
-    return provider in _FREE and bool(_FREE[provider].search(endpoint))
 
 
 def _find(provider: str, model: str) -> tuple[Provider, ModelInfo] | None:

@@ -42,10 +42,10 @@ _Slot = tuple[str, str]  # (owner, identity): what occurrences are counted by
 
 @dataclass(frozen=True)
 class SendNow:
-    """A call to be sent in real time; ``record`` takes its status, body and request ID."""
+    """A call to be sent in real time; ``record`` takes its status, body, request ID and headers."""
 
     call: Call
-    record: Callable[[int, Any, str], Answer]
+    record: Callable[[int, Any, str, Mapping[str, str]], Answer]
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,9 @@ class Attempt:
         """Whether something outside of it decided that it is not the real run."""
         self.parks = 0
         """How many calls were parked."""
+        self.cut_short = False
+        """Whether something of it was ended before it came to its own calls: see ``difference``."""
+        self._claimed_new = False
         self.masked = 0
         self.missing: dict[str, MissingCall] = {}
         self.used: list[tuple[str, Call, Answer]] = []
@@ -260,6 +263,7 @@ class Attempt:
         self.replay.served.add(answer.key)
         if answer.key in self.replay.memory.new_since_last_attempt(self.scope):
             caller.note_new_answer()
+            self._claimed_new = True
         self.used.append((slot[0], call, answer))
         # What is not to be on disk, nor in a report, the call has brought along.
         body = redaction.with_echo(answer.body, call.request.body)
@@ -303,12 +307,20 @@ class Attempt:
         self._counts[slot] = max(self._counts[slot], call.occurrence + 1)
         self.replay.memory.refresh.begin()
 
-        def record(status: int, body: Any, request_id: str) -> Answer:
+        def record(status: int, body: Any, request_id: str, headers: Mapping[str, str]) -> Answer:
             now, store = CLOCK.now(), self.replay.store
             outcome = dialect_of(call.request.target).outcome(status, body)
             hidden = outcome.failed and is_success(status)
-            kept = store.secret_places.take_from_answer(body, call.request.secrets)
-            answer = Answer(call.key, status, kept, "", request_id, now, now, failed=hidden)
+            answer = Answer(
+                call.key,
+                status,
+                store.secret_places.take_from_answer(body, call.request.secrets),
+                request_id=request_id,
+                bought_at=now,
+                received_at=now,
+                failed=hidden,
+                headers=headers,
+            )
             store.add_realtime(call, slot[0], answer)
             with self._lock:
                 if not answer.ok:
@@ -343,7 +355,12 @@ class Attempt:
 
         It strayed when it left a bought answer unused and made a new call that did not depend on
         any answer new to it: a reproducible test would have made that call in an earlier attempt.
+        Where several workers share a queue, each attempt is cut short when the first of them are
+        parked, and which calls it came to by then is chance: one that used new answers is not
+        compared.
         """
+        if self.cut_short and self._claimed_new:
+            return None
         replay = self.replay
         for owner, key in self._evidence.items():
             unused = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from pytest_langasync import providers
 from pytest_langasync.cache.secret_places import SecretPlaces
 from pytest_langasync.cache.store import Store
 from pytest_langasync.config import CLOCK, Settings, suite_of
-from pytest_langasync.costs.ledger import Ledger
+from pytest_langasync.costs.ledger import Books, Ledger
 from pytest_langasync.costs.prices import PriceBook
 from pytest_langasync.engine import explanations
 from pytest_langasync.engine.budget import Budget
@@ -27,7 +27,7 @@ from pytest_langasync.engine.replay import Attempt, Replay, ReplayRules
 from pytest_langasync.engine.request_changes import request_changes
 from pytest_langasync.engine.router import CallRouter
 from pytest_langasync.engine.unclaimed import enter_unused
-from pytest_langasync.exceptions import ConfigurationError
+from pytest_langasync.exceptions import ConfigurationError, LangasyncError, raise_as_one
 from pytest_langasync.interception.clients import Interceptor
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.forks import ForkGuard
@@ -122,9 +122,10 @@ class Run:
                 has no ID of a known provider.
         """
         settings = self.settings
-        for job_id in settings.resumed:
-            providers.by_job_id(job_id)
         self.store.open()
+        for job_id in settings.resumed:
+            if self.store.job(job_id) is None:
+                providers.check_job_id(job_id)
         self.memory = Memory(self.context)
         self.replay = Replay(self.context, self.memory, rules or ReplayRules(), self._may_send)
         self.batcher = Batcher(self.context, Policy.of(settings, self.started_at))
@@ -249,14 +250,15 @@ class Run:
             self.ledger.retried(job_id, why, count)
         enter_unused(self.ledger, self.store, self._used)
 
-    def books(self) -> dict[str, Any]:
-        """Return this process's part of the books as JSON values: what ``absorb`` takes."""
-        return {"ledger": self.ledger.as_dict(), "used": sorted(self._used)}
+    @property
+    def used(self) -> list[str]:
+        """The keys of the answers that verdicts of this process used, sorted."""
+        return sorted(self._used)
 
-    def absorb(self, books: Mapping[str, Any]) -> None:
-        """Enter another process's books here."""
-        self.ledger.merge(books["ledger"])
-        self._used.update(books["used"])
+    def absorb(self, books: Books, used: Iterable[str]) -> None:
+        """Enter another process's books, and the keys of what it used."""
+        self.ledger.merge(books)
+        self._used.update(used)
 
     # ---- waves
 
@@ -314,17 +316,30 @@ class Run:
     def attach(self, job_id: str, missing_calls: Iterable[MissingCall]) -> None:
         """Attach to a job by its ID, with the key that the missing calls carried.
 
+        Where the cache does not know it, the hosts of the missing calls are asked in turn.
+
         Raises:
-            ConfigurationError: no provider has such IDs, or the provider does not know it, or no
-                missing call goes there.
+            ConfigurationError: none of them knows it, or no missing call goes to where it is.
         """
-        provider = providers.by_job_id(job_id)
-        targets = [p.target for p in missing_calls if p.target.provider == provider.name]
-        if not targets:
-            raise ConfigurationError(f"{job_id}: no call waits for an answer of {provider.name}")
         known = self.store.job(job_id)
-        there = (target for target in targets if known and target.host == known.host)
-        self.batcher.attach(job_id, next(there, targets[0]))
+        targets = {(*p.target.host, p.target.credentials.account): p.target for p in missing_calls}
+        may_be = [
+            target
+            for target in targets.values()
+            if (target.host == known.host if known else providers.may_have_job(target, job_id))
+        ]
+        if not may_be:
+            where = f" at {known.base_url}" if known else ""
+            raise ConfigurationError(f"{job_id}: no call waits for an answer of a job{where}")
+        refusals: list[LangasyncError] = []
+        for target in may_be:
+            try:
+                self.batcher.attach(job_id, target)
+            except ConfigurationError as error:
+                refusals.append(error)
+            else:
+                return
+        raise_as_one(refusals)
 
     def paid_for(self, pending: MissingCall) -> bool:
         """Whether a missing call is answered by now, or part of a running job."""

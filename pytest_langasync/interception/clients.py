@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib.abc
-import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +20,7 @@ from pytest_langasync.interception import sockets
 from pytest_langasync.interception.aiohttp_leaf import AiohttpCall
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.httpx_leaf import AsyncHttpxCall, HttpxCall
+from pytest_langasync.interception.patches import ImportWatcher
 from pytest_langasync.interception.urllib3_leaf import Urllib3Call
 from pytest_langasync.interception.wire import (
     AsyncLeafCall,
@@ -47,7 +45,7 @@ class Interceptor:
         self._concurrency = concurrency
         self._installed = False
         self._patched: list[tuple[type, str, Any, Any]] = []
-        self._watcher = _ImportWatcher(LIBRARIES, self._patch)
+        self._watcher = ImportWatcher(LIBRARIES, self._patch)
 
     def install(self) -> None:
         """Patch what is imported, and what will be."""
@@ -133,34 +131,3 @@ def _leaves(library: ModuleType) -> Iterator[tuple[type, str, Callable[..., Any]
     else:
         yield library.HTTPTransport, "handle_request", HttpxCall
         yield library.AsyncHTTPTransport, "handle_async_request", AsyncHttpxCall
-
-
-class _ImportWatcher(importlib.abc.MetaPathFinder):
-    """Tells when a library has been imported: importing each for its patch would cost a second."""
-
-    def __init__(self, names: Sequence[str], imported: Callable[[ModuleType], None]) -> None:
-        self._names = frozenset(names)
-        self._imported = imported
-        self._looking: set[str] = set()
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Return what the other finders find, with a loader that reports when it is done."""
-        if name not in self._names or name in self._looking:
-            return None
-        self._looking.add(name)
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self._looking.discard(name)
-        loader = spec.loader if spec is not None else None
-        if loader is not None:
-            execute = loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                execute(module)
-                self._imported(module)
-
-            loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec

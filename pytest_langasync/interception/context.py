@@ -21,10 +21,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 __all__ = ["CallContext", "ContextTracker", "caller_here", "current_task", "running_loop"]
 
@@ -34,20 +35,24 @@ caller_here: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar
 )
 
 
+Kind = Literal["attempt", "thread", "item", "task", "part"]
+"""The attempt itself, a thread, a work item of a thread pool, a task of asyncio, or a part of one
+of these (see ``ContextTracker.side_by_side``)."""
+
+
 class CallContext:
-    """One line of execution; ``attempt`` is whatever the engine put there.
+    """One line of execution; ``attempt`` is whatever the engine put there."""
 
-    ``task`` says that it is an asyncio task, and not a thread or a work item.
-    """
-
-    __slots__ = ("__weakref__", "attempt", "has_new_answers", "parent", "parked", "task")
+    __slots__ = ("__weakref__", "attempt", "has_new_answers", "kind", "parent", "parked", "raised")
 
     def __init__(
-        self, attempt: Any, parent: CallContext | None = None, *, task: bool = False
+        self, attempt: Any, parent: CallContext | None = None, kind: Kind = "part"
     ) -> None:
         self.attempt = attempt
         self.parent = parent
-        self.task = task
+        self.kind = kind
+        self.raised = False
+        """Whether a park has been raised in it."""
         self.parked: bool = parent.parked if parent else False
         self.has_new_answers: bool = parent.has_new_answers if parent else False
 
@@ -57,7 +62,7 @@ class CallContext:
         caller: CallContext | None = self
         while caller is not None:
             caller.parked = True
-            caller = caller.parent if caller.task else None
+            caller = caller.parent if caller.kind == "task" else None
 
     def note_new_answer(self) -> None:
         """Note that an answer new in this attempt reached this context, and its ancestors."""
@@ -81,10 +86,13 @@ class _Thread(threading.local):
 class ContextTracker:
     """Knows the context of what is running.
 
-    ``tasks`` holds those of asyncio's tasks, ``thread`` what the running thread is busy with.
+    ``tasks`` holds those of asyncio's tasks, ``thread`` what the running thread is busy with,
+    ``calls`` counts the calls that were parked, or are about to be.
     """
 
     def __init__(self) -> None:
+        self.calls = 0
+        self._process = os.getpid()
         self.tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], CallContext] = (
             weakref.WeakKeyDictionary()
         )
@@ -93,7 +101,7 @@ class ContextTracker:
     @contextlib.contextmanager
     def attempting(self, attempt: Any) -> Iterator[None]:
         """Begin the first context of an attempt."""
-        root, attempts = CallContext(attempt), self.thread.attempts
+        root, attempts = CallContext(attempt, kind="attempt"), self.thread.attempts
         attempts[root] = running_loop()
         token = caller_here.set(root)
         try:
@@ -103,7 +111,17 @@ class ContextTracker:
             del attempts[root]
 
     def current(self) -> CallContext | None:
-        """Return the context of what is running now, or None outside of every attempt."""
+        """Return the context of what is running now, or None outside of every attempt.
+
+        A forked child knows the contexts of its parent, but its calls are its own (``forked``).
+        """
+        return self._current() if os.getpid() == self._process else None
+
+    def forked(self) -> bool:
+        """Whether this is a child process that was forked within an attempt."""
+        return os.getpid() != self._process and self._current() is not None
+
+    def _current(self) -> CallContext | None:
         inherited, beneath, task = caller_here.get(), self._begun_in_this_thread(), current_task()
         if task is not None:
             parent = inherited or beneath
@@ -145,7 +163,7 @@ class ContextTracker:
 
     def adopt(self, task: asyncio.Task[Any], parent: CallContext) -> CallContext:
         """Take a task for a part of what ``parent`` does."""
-        caller = self.tasks[task] = CallContext(parent.attempt, parent, task=True)
+        caller = self.tasks[task] = CallContext(parent.attempt, parent, "task")
         return caller
 
     def _begun_in_this_thread(self) -> CallContext | None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from pytest_langasync.providers.base import RATE_HEADERS
+
 __all__ = ["Feedback", "Limiter", "Quota", "feedback"]
 
 START = 20
@@ -75,11 +77,10 @@ def feedback(refused: bool, headers: Mapping[str, str], now: float) -> Feedback:
 
 
 def _quota(headers: Mapping[str, str], counted: str, now: float) -> Quota | None:
-    openai, anthropic = "x-ratelimit-{}-" + counted, "anthropic-ratelimit-" + counted + "-{}"
-    for name in (openai, anthropic):
-        limit = _number(headers.get(name.format("limit"), ""))
-        remaining = _number(headers.get(name.format("remaining"), ""))
-        reset = _seconds(headers.get(name.format("reset"), ""), now)
+    for name in RATE_HEADERS:
+        limit = _number(headers.get(name.format(counted, "limit"), ""))
+        remaining = _number(headers.get(name.format(counted, "remaining"), ""))
+        reset = _seconds(headers.get(name.format(counted, "reset"), ""), now)
         if limit and remaining is not None and reset is not None:
             return Quota(limit, min(remaining, limit), reset)
     return None

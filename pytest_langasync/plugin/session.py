@@ -296,17 +296,18 @@ class Session:
     ) -> Generator[None, T, T]:
         execution = self._execution
         try:
-            return (yield from self._phase(item))
+            return (yield from self._phase(item, gently=True))
         except Parked as parked:
             failed = parked.__cause__ is not None and not isinstance(parked.__cause__, Parked)
             if failed and execution is not None:
                 execution.teardown_failed(nextitem)
             raise
 
-    def _phase(self, item: pytest.Item) -> Generator[None, T, T]:
+    def _phase(self, item: pytest.Item, *, gently: bool = False) -> Generator[None, T, T]:
         """Turn a park into a cheap outcome: a failure report with its traceback costs a second."""
         try:
-            result = yield
+            with self.run.concurrency.interruptible(self.attempt, gently=gently):
+                result = yield
         except KeyboardInterrupt:
             raise
         except BaseException as exception:

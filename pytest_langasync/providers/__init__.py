@@ -31,13 +31,14 @@ from pytest_langasync.providers.base import (
     Provider,
     Submission,
     is_one_of,
+    telling_headers,
 )
 from pytest_langasync.providers.dialects import Dialect
 
 __all__ = [
     "GROUP", "Called", "Client", "Created", "Found", "Limits", "Provider", "Submission",
-    "by_job_id", "by_name", "dialect", "dialect_of", "echoed", "lacking_key", "providers",
-    "recognise", "set_placeholder_keys",
+    "by_name", "check_job_id", "dialect", "dialect_of", "echoed", "is_free", "lacking_key",
+    "may_have_job", "providers", "recognise", "set_placeholder_keys", "telling_headers",
 ]  # fmt: skip
 
 GROUP = "pytest_langasync.providers"
@@ -145,16 +146,39 @@ def dialect_of(where: Target | Job) -> Dialect:
     return dialect(where.provider, where.endpoint)
 
 
+def is_free(provider: str, endpoint: str) -> bool:
+    """Return whether a provider charges nothing for calls to an endpoint."""
+    return any(one.name == provider and endpoint.endswith(one.free) for one in providers())
+
+
 def echoed(body: Any) -> frozenset[str]:
     """Return what the body of an answer may repeat of its request, at its top."""
     every = (one for provider in providers() for one in provider.dialects)
     return next((one.echoed for one in every if one.echoed and one.is_answer(body)), frozenset())
 
 
-def by_job_id(job_id: str) -> Provider:
-    """Return the provider whose job IDs look like this. Raises ``ConfigurationError``."""
-    for provider in providers():
-        if provider.job_id_prefix and job_id.startswith(provider.job_id_prefix):
-            return provider
-    known = ", ".join(f"{one.job_id_prefix}…" for one in providers() if one.job_id_prefix)
-    raise ConfigurationError(f"{job_id!r} is not a job ID of a known provider ({known})")
+def check_job_id(job_id: str) -> None:
+    """Refuse what no provider has given: an ID has a known beginning, or was generated.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    known = [one.job_id_prefix for one in providers() if one.job_id_prefix]
+    generated = len(job_id) >= 12 and any(letter.isdigit() for letter in job_id)
+    if not (job_id.startswith(tuple(known)) or generated):
+        named = ", ".join(f"{prefix}…" for prefix in known)
+        raise ConfigurationError(f"{job_id!r} is not a job ID of a known provider ({named})")
+
+
+def may_have_job(target: Target, job_id: str) -> bool:
+    """Return whether a job at the base URL of ``target`` may have this ID.
+
+    Servers that speak a provider's protocol make IDs in ways of their own.
+    """
+    prefixes = {one.name: one.job_id_prefix for one in providers()}
+    own = prefixes.get(target.provider, "")
+    if own and job_id.startswith(own):
+        return True
+    if any(prefix and job_id.startswith(prefix) for prefix in prefixes.values()):
+        return not own
+    return not own or not by_name(target.provider).is_official(target.base_url)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -23,7 +23,15 @@ from pytest_langasync.providers.base import Created, Found, Limits, Provider, Su
 from pytest_langasync.providers.dialects import MESSAGES
 from pytest_langasync.providers.dialects.messages import STATUS_OF_TYPE
 from pytest_langasync.providers.failures import Failure, retry_after
-from pytest_langasync.providers.http import Channel, Policy, Reply, dumps, lines, segment
+from pytest_langasync.providers.http import (
+    BatchClient,
+    Channel,
+    Policy,
+    Reply,
+    dumps,
+    lines,
+    segment,
+)
 from pytest_langasync.providers.wire import Lenient, Moment, Objects
 
 __all__ = ["ANTHROPIC", "Anthropic"]
@@ -58,6 +66,7 @@ class Anthropic(Provider):
     # Added by the SDK to the URLs of its beta calls; the headers say the same.
     empty_query = frozenset({("beta", "true")})
     job_id_prefix = "msgbatch_"
+    free = ("/count_tokens",)
 
     def __init__(self, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
@@ -190,7 +199,7 @@ class Row(Lenient):
     result: Result = Result()
 
 
-class AnthropicClient:
+class AnthropicClient(BatchClient):
     """``Client`` for one base URL and one account."""
 
     def __init__(
@@ -202,7 +211,7 @@ class AnthropicClient:
     ) -> None:
         if VERSION not in dict(job_headers):  # a job that is known by its ID alone
             job_headers = (*job_headers, (VERSION, "2023-06-01"))
-        self._channel = Channel("Anthropic", base_url, credentials, job_headers, policy)
+        super().__init__(Channel("Anthropic", base_url, credentials, job_headers, policy))
 
     def create(self, submission: Submission) -> Created:
         """Create the batch, once. See ``Client.create``."""
@@ -339,13 +348,6 @@ class AnthropicClient:
             and isinstance(data, list)
             and all(isinstance(b, dict) and b.get("type") == "message_batch" for b in data)
         )
-
-    def delete_files(self, refs: Iterable[str]) -> None:
-        """Do nothing: Anthropic has no files, and the results go with the batch."""
-
-    def close(self) -> None:
-        """Close connections."""
-        self._channel.close()
 
 
 def _to_result(row: Row) -> ResultRow:

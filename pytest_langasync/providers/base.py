@@ -12,7 +12,17 @@ from urllib.parse import urlsplit
 from pytest_langasync.models import Credentials, Headers, JobStatus, Request, ResultRow
 from pytest_langasync.providers.dialects.base import Dialect
 
-__all__ = ["Client", "Created", "Found", "Limits", "Provider", "Submission", "is_one_of"]
+__all__ = [
+    "RATE_HEADERS",
+    "Client",
+    "Created",
+    "Found",
+    "Limits",
+    "Provider",
+    "Submission",
+    "is_one_of",
+    "telling_headers",
+]
 
 OF_ONE_CALL = (
     *("accept", "b3:", "baggage:", "connection:", "content-", "cookie:", "elastic-apm-", "host:"),
@@ -22,6 +32,10 @@ OF_ONE_CALL = (
     *("x-datadog-", "x-idempotency-key:", "x-request-id:", "x-server-timeout:", "x-stainless-"),
 )  # fmt: skip
 """Beginnings of headers that are about one call alone: no batch is sent with them."""
+TELLING = ("x-ratelimit-", "anthropic-ratelimit-", "openai-processing-ms", "x-amzn-bedrock-")
+"""Beginnings of the headers of an answer that are kept with it."""
+RATE_HEADERS = ("x-ratelimit-{1}-{0}", "anthropic-ratelimit-{0}-{1}")
+"""Headers of an answer that tell of (what is counted, its ``limit``, ``remaining``, ``reset``)."""
 LETS_IN = ("authorization", "-auth", "api-key", "apikey", "-token", "virtual-key", "-secret")
 """Ends of the names of headers by which gateways let a call in."""
 
@@ -150,6 +164,8 @@ class Provider:
     empty_query: frozenset[tuple[str, str]] = frozenset()
     """Parts of a call's query that say nothing which the rest of the call does not say."""
     job_id_prefix = ""
+    free: tuple[str, ...] = ()
+    """Ends of the paths of calls that it does not charge for."""
 
     def client(self, base_url: str, credentials: Credentials, job_headers: Headers) -> Client:
         """Return a client of the batch API, made from what the intercepted call carried."""
@@ -203,6 +219,13 @@ class Provider:
         """Return an upper bound of what a request adds to the batch, in bytes."""
         longest = max((len(dialect.endpoint) for dialect in self.dialects), default=0)
         return len(custom_id) + longest + body_bytes + 100
+
+
+def telling_headers(headers: Any) -> dict[str, str]:
+    """Return what is kept of an answer's headers, with names in lower case."""
+    found = headers.items() if isinstance(headers, Mapping) else ()
+    pairs = ((str(name).lower(), value) for name, value in found)
+    return {name: str(value) for name, value in pairs if name.startswith(TELLING)}
 
 
 def is_one_of(patterns: Iterable[str], host: str) -> bool:

@@ -9,7 +9,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -31,7 +31,7 @@ from pytest_langasync.providers.failures import Failure, from_error, from_respon
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Channel", "Policy", "Reply", "dumps", "lines", "segment"]
+__all__ = ["BatchClient", "Channel", "Policy", "Reply", "dumps", "lines", "segment"]
 
 T = TypeVar("T")
 
@@ -350,6 +350,28 @@ class Channel:
     def resolve(self, path: str) -> str:
         """Return a path below the base URL as a URL; one that is whole stays as it is."""
         return path if urlsplit(path).scheme else f"{self.base_url}{path}"
+
+
+class BatchClient:
+    """What a ``Client`` over a channel need not write itself."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def has_batch_api(self) -> bool:
+        """Return True: nobody else speaks this protocol."""
+        return True
+
+    def input_ids(self, job_id: str) -> frozenset[str] | None:
+        """Return None: the provider does not tell what a job was given."""
+        return None
+
+    def delete_files(self, refs: Iterable[str]) -> None:
+        """Do nothing: the provider has no files, or removes them by itself."""
+
+    def close(self) -> None:
+        """Close connections."""
+        self._channel.close()
 
 
 def _transport(credentials: Credentials) -> httpx.HTTPTransport | None:

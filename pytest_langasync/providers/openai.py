@@ -30,10 +30,25 @@ from pytest_langasync.models import (
     ResultRow,
     is_success,
 )
-from pytest_langasync.providers.base import Created, Found, Limits, Provider, Submission
+from pytest_langasync.providers.base import (
+    Created,
+    Found,
+    Limits,
+    Provider,
+    Submission,
+    telling_headers,
+)
 from pytest_langasync.providers.dialects import CHAT_COMPLETIONS, EMBEDDINGS, RESPONSES, Dialect
 from pytest_langasync.providers.failures import Failure, retry_after
-from pytest_langasync.providers.http import Channel, Policy, Reply, dumps, lines, segment
+from pytest_langasync.providers.http import (
+    BatchClient,
+    Channel,
+    Policy,
+    Reply,
+    dumps,
+    lines,
+    segment,
+)
 from pytest_langasync.providers.wire import Lenient, Moment, Objects, Row
 
 __all__ = ["OPENAI", "Batch", "OpenAI", "OpenAIClient"]
@@ -186,6 +201,7 @@ class OpenAI(Provider):
     )
     job_headers = ("openai-beta",)
     job_id_prefix = "batch_"
+    free = ("/moderations",)
 
     def __init__(self, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
@@ -212,7 +228,7 @@ class OpenAI(Provider):
         return OpenAIClient(base_url, credentials, job_headers, self.policy)
 
 
-class OpenAIClient:
+class OpenAIClient(BatchClient):
     """``Client`` for one base URL and one account."""
 
     def __init__(
@@ -224,7 +240,7 @@ class OpenAIClient:
         title: str = "OpenAI",
     ) -> None:
         self._title = title
-        self._channel = Channel(title, base_url, credentials, job_headers, policy)
+        super().__init__(Channel(title, base_url, credentials, job_headers, policy))
 
     def create(self, submission: Submission) -> Created:
         """Upload the lines and create the batch, once. See ``Client.create``."""
@@ -405,10 +421,6 @@ class OpenAIClient:
             "deleting a file", lambda: self._channel.call("DELETE", path), missing="gone"
         )
 
-    def close(self) -> None:
-        """Close connections."""
-        self._channel.close()
-
 
 def _endpoint(endpoint: str) -> str:
     return f"/v1{endpoint}"
@@ -447,6 +459,7 @@ def to_result(row: Row, dialect: Dialect = RESPONSES) -> ResultRow:
         response.request_id,
         came.retryable,
         came.failed and is_success(came.status),
+        telling_headers(response.headers),
     )
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import time
 
 import pytest
 from support.suite import Suite
+
+from pytest_langasync.interception.waiting import STUCK
 
 
 def first_wave(suite: Suite, source: str, *, calls: int, later: int = 0, runs: int = 2) -> None:
@@ -367,3 +370,101 @@ def test_calls_of_forked_processes_run_in_real_time(suite: Suite, options: list[
     assert result.ret == 75
     result.stdout.fnmatch_lines(["  parked without a call of its own"])
     assert len(suite.ledger()) == asked
+
+
+FEEDERS = {
+    "blocking": """
+    thread = threading.Thread(target=lambda: tokens.put(ask("q")))
+    thread.start()
+    assert tokens.get() == "Sandbox answer to: q"
+""",
+    "polling": """
+    errors = []
+    def write():
+        try:
+            tokens.put(ask("q"))
+        except Exception as error:
+            errors.append(error)
+            raise
+    threading.Thread(target=write).start()
+    while tokens.empty():
+        if errors:
+            raise errors[0]
+        time.sleep(0)
+    assert tokens.get() == "Sandbox answer to: q"
+""",
+    "uvloop": """
+    async def main():
+        questions, answers = asyncio.Queue(), asyncio.Queue()
+        async def work():
+            while True:
+                answers.put_nowait(await aask(await questions.get()))
+        workers = [asyncio.create_task(work()) for _ in range(2)]
+        questions.put_nowait("q")
+        assert await answers.get() == "Sandbox answer to: q"
+        for worker in workers:
+            worker.cancel()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+""",
+}
+
+
+@pytest.mark.parametrize("way", FEEDERS)
+def test_a_reader_of_a_parked_thread_or_task_does_not_wait(suite: Suite, way: str) -> None:
+    suite.write(f"""
+import queue
+import threading
+import time
+
+uvloop = pytest.importorskip("uvloop")
+
+@pytest.mark.langasync
+@pytest.mark.timeout(20)
+def test_it():
+    trace("run")
+    tokens = queue.Queue()
+{FEEDERS[way]}
+""")
+    started = time.monotonic()
+    suite.run().assert_outcomes(passed=1)
+    assert suite.waves() == [["q"]] and suite.traced() == ["run", "run"]
+    assert time.monotonic() - started < STUCK, "it was ended because nothing could go on"
+
+
+WORKERS = """
+@pytest.mark.langasync
+@pytest.mark.asyncio
+async def test_it():
+    trace("run")
+    number = len(TRACE.read_text().split())
+    questions = asyncio.Queue()
+    for item in range(6):
+        questions.put_nowait(item)
+    async def work():
+        while not questions.empty():
+            item = questions.get_nowait()
+            if item == SLOW[min(number, 3)]:
+                await asyncio.sleep(0.3)
+            await aask(TEXT.format(item=item, number=number))
+    await asyncio.gather(*(work() for _ in range(4)))
+"""
+
+
+@pytest.mark.parametrize("stable", [True, False])
+def test_workers_that_are_cut_short_side_by_side_are_not_compared(
+    suite: Suite, stable: bool
+) -> None:
+    """The first that is parked ends the others: which calls an attempt comes to is chance. Each
+    attempt that uses none of what was bought for it is no chance."""
+    text = "q {item}" if stable else "q {item} of {number}"
+    suite.write(f"from llm import TRACE\nSLOW = [None, 1, 0, None]\nTEXT = {text!r}\n{WORKERS}")
+    result = suite.run()
+    if stable:
+        result.assert_outcomes(passed=1)
+        asked = sorted(text for wave in suite.waves() for text in wave)
+        assert asked == [f"q {item}" for item in range(6)]
+    else:
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["*is not reproducible: attempt 2 *"])
+        assert len(suite.ledger()) == 3

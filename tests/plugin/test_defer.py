@@ -114,7 +114,7 @@ class TestInterrupted:
         process = start(suite)
         until(process, "submitted msgbatch_")
         process.kill()
-        process.wait()
+        process.communicate()
         end_jobs(provider)
         provider.set_faults({})
         result = suite.plain(*BATCH)
@@ -232,7 +232,7 @@ def ask_claude(first):
         ("job", "says"),
         [
             ("batch_000000000000000000000000", "does not know the"),
-            ("msgbatch_000000000000000000000000", "no call waits for an answer of anthropic"),
+            ("msgbatch_000000000000000000000000", "no call waits for an answer of a job"),
             ("nonsense", "is not a job ID of a known provider"),
         ],
     )

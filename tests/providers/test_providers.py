@@ -20,8 +20,8 @@ from pytest_langasync.exceptions import (
     LangasyncError,
     ProviderError,
 )
-from pytest_langasync.models import Credentials, JobState
-from pytest_langasync.providers import Submission, by_job_id, by_name, providers
+from pytest_langasync.models import Credentials, JobState, Target
+from pytest_langasync.providers import Submission, by_name, check_job_id, may_have_job, providers
 
 
 @pytest.fixture(params=KINDS)
@@ -329,8 +329,24 @@ def test_the_registry() -> None:
     assert [provider.name for provider in providers()] == list(KINDS)
     for provider in providers():
         assert by_name(provider.name) is provider
-        assert by_job_id(f"{provider.job_id_prefix}x") is provider
+        check_job_id(f"{provider.job_id_prefix}x")
+    check_job_id("5f0c8f1e-8e0f-4b7e-9d0c-3f5a2c1b7a90")
     with pytest.raises(ConfigurationError, match=r"batch_…, msgbatch_…"):
-        by_job_id("job-x")
+        check_job_id("job-x")
     with pytest.raises(ConfigurationError, match="'nobody'; known are openai, anthropic"):
         by_name("nobody")
+
+
+@pytest.mark.parametrize(
+    ("provider", "base_url", "job_id", "may"),
+    [
+        ("openai", "https://api.openai.com/v1", "batch_1", True),
+        ("openai", "https://api.openai.com/v1", "5f0c8f1e-8e0f-4b7e-9d0c-3f5a2c1b7a90", False),
+        ("openai", "http://ogx:8321/v1", "5f0c8f1e-8e0f-4b7e-9d0c-3f5a2c1b7a90", True),
+        ("openai", "http://ogx:8321/v1", "msgbatch_1", False),
+        ("anthropic", "https://api.anthropic.com/v1", "msgbatch_1", True),
+        ("anthropic", "https://api.anthropic.com/v1", "batch_1", False),
+    ],
+)
+def test_where_a_job_may_be(provider: str, base_url: str, job_id: str, may: bool) -> None:
+    assert may_have_job(Target(provider, base_url, "/x"), job_id) is may

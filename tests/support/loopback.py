@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.parser import BytesParser
@@ -61,6 +61,8 @@ class Loopback:
     def __init__(self) -> None:
         self.scripts: dict[str, list[Say]] = defaultdict(list)
         self.seen: list[Seen] = []
+        self.other: Callable[[Seen], Say] | None = None
+        """Answers what no script has."""
         self.stop = threading.Event()
         self.url = ""
 
@@ -77,6 +79,8 @@ class Loopback:
     def next(self, seen: Seen) -> Say:
         self.seen.append(seen)
         script = self.scripts[f"{seen.method} {seen.path}"]
+        if not script and self.other is not None:
+            return self.other(seen)
         if not script:
             error = {"message": f"no route {seen.path}", "type": "x", "param": None, "code": None}
             return Say({"error": error}, 404)
