@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from pytest_langasync.engine.buyer import WaveResult
-from pytest_langasync.models import MissingCall, Request
+from pytest_langasync.models import MissingCall, Refusal, Request
 
 __all__ = [
     "WORKERINPUT",
@@ -144,8 +144,8 @@ class WaveReply(_Message):
     """What came of a wave for a worker that waited."""
 
     result: WaveResult
-    realtime_bases: tuple[str, ...] = ()
-    """Base URLs without a batch API."""
+    refusals: tuple[Refusal, ...] = ()
+    """What no batch takes."""
 
 
 # ---- the wire
