@@ -216,6 +216,8 @@ class Answer:
     """Whether it is no success although its status says so: the failure is in the body."""
     foreign: bool = False
     """Whether another run, or another cache, paid for it."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """What the provider told besides, such as its rate limits; names in lower case."""
 
     @property
     def ok(self) -> bool:
@@ -375,6 +377,8 @@ class ResultRow:
     retryable: bool = False
     failed: bool = False
     """Whether it is no success although its status says so: the failure is in the body."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """What the provider told besides, such as its rate limits; names in lower case."""
 
     @property
     def ok(self) -> bool:

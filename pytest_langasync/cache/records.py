@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -128,6 +128,7 @@ class ResultHead:
     received_at: float
     retryable: bool
     failed: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -277,7 +278,8 @@ def result_fields(row: ResultRow, received_at: float) -> dict[str, Any]:
         "received_at": received_at,
         "retryable": row.retryable,
     }
-    return {**fields, "failed": True} if row.failed else fields
+    more = {"failed": row.failed, "headers": dict(row.headers)}
+    return fields | {name: value for name, value in more.items() if value}
 
 
 def account(job: Job, heads: Iterable[ResultHead], keys: Iterable[str]) -> Finished:

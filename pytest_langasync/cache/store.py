@@ -403,7 +403,14 @@ class Store:
         request, custom_id = call.request, make_custom_id(REALTIME_NONCE, call.key)
         received = answer.received_at or self._clock()
         body = self._requests.answer(answer.body, request.body)
-        row = ResultRow(custom_id, answer.status, body, answer.request_id, failed=answer.failed)
+        row = ResultRow(
+            custom_id,
+            answer.status,
+            body,
+            answer.request_id,
+            failed=answer.failed,
+            headers=answer.headers,
+        )
         result = files.encode_line(records.result_fields(row, received), body)
         path = self._realtime / "results.jsonl"
         self._folders.prepare()

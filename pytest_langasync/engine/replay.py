@@ -42,10 +42,10 @@ _Slot = tuple[str, str]  # (owner, identity): what occurrences are counted by
 
 @dataclass(frozen=True)
 class SendNow:
-    """A call to be sent in real time; ``record`` takes its status, body and request ID."""
+    """A call to be sent in real time; ``record`` takes its status, body, request ID and headers."""
 
     call: Call
-    record: Callable[[int, Any, str], Answer]
+    record: Callable[[int, Any, str, Mapping[str, str]], Answer]
 
 
 @dataclass(frozen=True)
@@ -307,12 +307,20 @@ class Attempt:
         self._counts[slot] = max(self._counts[slot], call.occurrence + 1)
         self.replay.memory.refresh.begin()
 
-        def record(status: int, body: Any, request_id: str) -> Answer:
+        def record(status: int, body: Any, request_id: str, headers: Mapping[str, str]) -> Answer:
             now, store = CLOCK.now(), self.replay.store
             outcome = dialect_of(call.request.target).outcome(status, body)
             hidden = outcome.failed and is_success(status)
-            kept = store.secret_places.take_from_answer(body, call.request.secrets)
-            answer = Answer(call.key, status, kept, "", request_id, now, now, failed=hidden)
+            answer = Answer(
+                call.key,
+                status,
+                store.secret_places.take_from_answer(body, call.request.secrets),
+                request_id=request_id,
+                bought_at=now,
+                received_at=now,
+                failed=hidden,
+                headers=headers,
+            )
             store.add_realtime(call, slot[0], answer)
             with self._lock:
                 if not answer.ok:

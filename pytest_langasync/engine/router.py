@@ -159,7 +159,8 @@ class CallRouter:
         def record(came: Reply) -> Reply:
             body = payloads.answer_body(came)
             request_id = came.headers.get("x-request-id") or came.headers.get("request-id") or ""
-            answer = order.record(came.status, body, request_id)
+            kept = providers.telling_headers(came.headers)
+            answer = order.record(came.status, body, request_id, kept)
             if not is_success(answer.status):
                 return came
             return reply_to(request, answer, streamed)
@@ -175,6 +176,7 @@ class CallRouter:
 def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | None) -> Reply:
     """Return the HTTP reply that the SDK would have received for this answer."""
     headers = {
+        **answer.headers,
         "x-should-retry": "false",
         "x-langasync-job": answer.job_id or "realtime",
     }

@@ -31,13 +31,14 @@ from pytest_langasync.providers.base import (
     Provider,
     Submission,
     is_one_of,
+    telling_headers,
 )
 from pytest_langasync.providers.dialects import Dialect
 
 __all__ = [
     "GROUP", "Called", "Client", "Created", "Found", "Limits", "Provider", "Submission",
     "by_name", "check_job_id", "dialect", "dialect_of", "echoed", "is_free", "lacking_key",
-    "may_have_job", "providers", "recognise", "set_placeholder_keys",
+    "may_have_job", "providers", "recognise", "set_placeholder_keys", "telling_headers",
 ]  # fmt: skip
 
 GROUP = "pytest_langasync.providers"

@@ -22,6 +22,7 @@ __all__ = [
     "Provider",
     "Submission",
     "is_one_of",
+    "telling_headers",
 ]
 
 BATCH = re.compile(r"\bbatch(es|ed|ing)?\b", re.IGNORECASE)
@@ -37,6 +38,8 @@ OF_ONE_CALL = (
     *("x-datadog-", "x-idempotency-key:", "x-request-id:", "x-server-timeout:", "x-stainless-"),
 )  # fmt: skip
 """Beginnings of headers that are about one call alone: no batch is sent with them."""
+TELLING = ("x-ratelimit-", "anthropic-ratelimit-", "openai-processing-ms", "x-amzn-bedrock-")
+"""Beginnings of the headers of an answer that are kept with it."""
 RATE_HEADERS = ("x-ratelimit-{1}-{0}", "anthropic-ratelimit-{0}-{1}")
 """Headers of an answer that tell of (what is counted, its ``limit``, ``remaining``, ``reset``)."""
 LETS_IN = ("authorization", "-auth", "api-key", "apikey", "-token", "virtual-key", "-secret")
@@ -233,6 +236,13 @@ class Provider:
         """Return an upper bound of what a request adds to the batch, in bytes."""
         longest = max((len(dialect.endpoint) for dialect in self.dialects), default=0)
         return len(custom_id) + longest + body_bytes + 100
+
+
+def telling_headers(headers: Any) -> dict[str, str]:
+    """Return what is kept of an answer's headers, with names in lower case."""
+    found = headers.items() if isinstance(headers, Mapping) else ()
+    pairs = ((str(name).lower(), value) for name, value in found)
+    return {name: str(value) for name, value in pairs if name.startswith(TELLING)}
 
 
 def is_one_of(patterns: Iterable[str], host: str) -> bool:

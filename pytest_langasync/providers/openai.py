@@ -31,7 +31,14 @@ from pytest_langasync.models import (
     ResultRow,
     is_success,
 )
-from pytest_langasync.providers.base import Created, Found, Limits, Provider, Submission
+from pytest_langasync.providers.base import (
+    Created,
+    Found,
+    Limits,
+    Provider,
+    Submission,
+    telling_headers,
+)
 from pytest_langasync.providers.dialects import CHAT_COMPLETIONS, EMBEDDINGS, RESPONSES, Dialect
 from pytest_langasync.providers.failures import Failure, retry_after
 from pytest_langasync.providers.http import (
@@ -447,6 +454,7 @@ def to_result(row: Row, dialect: Dialect = RESPONSES) -> ResultRow:
         response.request_id,
         came.retryable,
         came.failed and is_success(came.status),
+        telling_headers(response.headers),
     )
 
 

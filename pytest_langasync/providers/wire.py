@@ -65,6 +65,7 @@ class Response(Lenient):
     status_code: int = 0
     request_id: str = ""
     body: Any = None
+    headers: Any = None
 
 
 class Row(Lenient):

@@ -8,8 +8,11 @@ import aiohttp
 import httpx
 import httpx2
 import pytest
+from support.loopback import Say, loopback
 from support.suite import Suite
 
+from pytest_langasync.providers.openai import to_result
+from pytest_langasync.providers.wire import Row
 from pytest_langasync.sandbox import Sandbox
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -485,6 +488,57 @@ def test_it():
     )
     suite.plain(*batch).assert_outcomes(passed=1)
     assert len(provider.ledger()) == 4
+
+
+def test_headers_of_one_call_make_no_job_of_their_own(suite: Suite) -> None:
+    """Tracing and gateways add headers that differ from call to call."""
+    suite.write(
+        """
+@pytest.mark.langasync
+@pytest.mark.parametrize("n", range(4))
+def test_it(n):
+    names = ["X-Client-Request-Id", "sentry-trace", "b3", "X-B3-TraceId", "x-datadog-trace-id",
+             "traceparent", "Helicone-Request-Id", "Helicone-Session-Id", "X-Request-Id",
+             "newrelic", "x-my-own-header"]
+    headers = {name: f"{name}-{n}" for name in names} | {"Helicone-Auth": "Bearer same"}
+    assert ask(f"hello {n}", extra_headers=headers)
+
+@pytest.mark.langasync
+def test_another_account():
+    assert ask("hello", extra_headers={"Authorization": "Bearer another"})
+"""
+    )
+    suite.run().assert_outcomes(passed=5)
+    assert sorted(map(len, suite.waves())) == [1, 4]
+
+
+def test_what_an_answer_told_besides_is_replayed(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"x-ratelimit-remaining-requests": "9", "openai-processing-ms": "12"}
+    message = {"role": "assistant", "content": "hi"}
+    body = {"id": "x", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    suite.write(
+        """
+import openai
+@pytest.mark.langasync
+def test_it():
+    hello = [{"role": "user", "content": "hello"}]
+    raw = openai.OpenAI().chat.completions.with_raw_response.create(model="m", messages=hello)
+    assert raw.headers["x-ratelimit-remaining-requests"] == "9"
+    assert raw.headers["openai-processing-ms"] == "12" and "set-cookie" not in raw.headers
+"""
+    )
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    with loopback() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+        server.on("POST /v1/chat/completions", Say(body, 200, {**told, "set-cookie": "secret"}))
+        suite.plain("--langasync-realtime").assert_outcomes(passed=1)
+    suite.plain("--langasync-offline").assert_outcomes(passed=1)
+    row = Row.model_validate(
+        {"custom_id": "c", "response": {"status_code": 200, "body": body, "headers": told}}
+    )
+    assert to_result(row).headers == told
 
 
 def test_all_marks_every_test(suite: Suite) -> None:

@@ -627,6 +627,126 @@ def test_late_langsmith_updates_of_a_parked_attempt_are_dropped(
 # ---- the whole
 
 
+# ---- OpenAI Agents SDK
+
+
+class AgentProcessor:
+    """A processor of the SDK's; ``told`` is what it was told, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def on_trace_start(self, trace: Any) -> None:
+        self.told.append(f"start {trace.name}")
+
+    def on_trace_end(self, trace: Any) -> None:
+        self.told.append(f"end {trace.name}")
+
+    def on_span_start(self, span: Any) -> None:
+        self.told.append(f"begin {span.span_data.name}")
+
+    def on_span_end(self, span: Any) -> None:
+        self.told.append(f"finish {span.span_data.name} {span.ended_at is not None}")
+
+    def shutdown(self) -> None:
+        pass
+
+    def force_flush(self) -> None:
+        pass
+
+
+@pytest.fixture
+def agents() -> Iterator[Any]:
+    """The SDK with one processor of ours in place of the one that sends to OpenAI."""
+    agents = pytest.importorskip("agents")
+    from agents.tracing import setup
+
+    setup.GLOBAL_TRACE_PROVIDER = None
+    agents.set_trace_processors([AgentProcessor()])
+    yield agents
+    agents.set_trace_processors([])
+    setup.GLOBAL_TRACE_PROVIDER = None
+
+
+def processor_of(agents: Any) -> AgentProcessor:
+    processor: AgentProcessor = agents.tracing.get_trace_provider()._multi_processor._processors[0]
+    return processor
+
+
+ONE_TRACE = [
+    "start workflow",
+    "begin outer",
+    "begin inner",
+    "finish inner True",
+    "finish outer True",
+    "end workflow",
+]
+
+
+def test_agents_leave_one_trace(run: Run, agents: Any) -> None:
+    """``Live`` writes OpenTelemetry spans, which are held back there: it is told at once."""
+
+    class Live(AgentProcessor):
+        __module__ = "openinference.instrumentation.openai_agents"
+
+    lasting, live = processor_of(agents), Live()
+    agents.add_trace_processor(live)
+    inside: list[list[str]] = []
+
+    def test() -> None:
+        own = AgentProcessor()
+        agents.set_trace_processors([lasting, live, own])
+        with agents.trace("workflow"), agents.custom_span("outer"), agents.custom_span("inner"):
+            run.ask("a")
+            run.ask("b")
+        inside.append(own.told)
+        assert own.told == ONE_TRACE, "a test may look at what its own processor was told"
+
+    assert not run.attempt(test)
+    assert not run.attempt(test, answers="a")
+    assert lasting.told == [] and live.told == ONE_TRACE * 2
+    assert run.attempt(test, answers="b")
+    assert lasting.told == ONE_TRACE and inside == [ONE_TRACE]
+    with agents.trace("later"):
+        pass
+    assert lasting.told[6:] == ["start later", "end later"]
+
+
+def test_a_trace_of_agents_is_told_once(run: Run, agents: Any) -> None:
+    """One trace ends before the park: each attempt repeats it, and it was told of already."""
+
+    def test() -> None:
+        with agents.trace("first"):
+            pass
+        with agents.trace("second"):
+            run.ask("a")
+
+    assert not run.attempt(test)
+    assert run.attempt(test, answers="a")
+    told = processor_of(agents).told
+    assert told == ["start first", "end first", "start second", "end second"]
+
+
+def test_a_late_span_of_a_parked_attempt_is_dropped(run: Run, agents: Any) -> None:
+    left: list[Any] = []
+
+    def test() -> None:
+        trace = agents.trace("workflow")
+        trace.start(mark_as_current=True)
+        left.append((trace, agents.custom_span("late", parent=trace)))
+        run.ask("a")
+        trace.finish(reset_current=True)
+
+    assert not run.attempt(test)
+    trace, span = left[0]
+    with span:
+        pass
+    trace.finish(reset_current=True)
+    assert processor_of(agents).told == []
+    assert run.attempt(test, answers="a")
+    assert processor_of(agents).told == ["start workflow", "end workflow"]
+
+
 def test_without_an_attempt_all_passes_straight(run: Run) -> None:
     exporter, handler = Listing(), Recorder()
     tracer = provider_with(exporter).get_tracer("t")

@@ -1,8 +1,7 @@
-"""What the adapters to tracing libraries share: patches, and who already got what."""
+"""What the adapters to tracing libraries share: who is told at once, and who got what already."""
 
 from __future__ import annotations
 
-import functools
 import threading
 import weakref
 from collections import Counter
@@ -12,9 +11,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["LETTING_OUT", "Adapter", "Memory", "Parked", "letting_out", "replace"]
+from pytest_langasync.interception.patches import Patches
+
+__all__ = ["LETTING_OUT", "Adapter", "Memory", "Parked", "is_live", "letting_out"]
 
 Parked = Callable[[], bool]
+
+_LIVE_PACKAGES = frozenset(
+    {"langfuse", "langsmith", "logfire", "mlflow", "openinference", "opentelemetry"}
+)
+_LIVE_CLASSES = frozenset({"LangChainTracer", "_StreamingCallbackHandler"})
 
 LETTING_OUT: ContextVar[bool] = ContextVar("langasync_letting_out", default=False)
 """True where held events are being delivered: what a handler does then goes straight through."""
@@ -30,7 +36,7 @@ def letting_out() -> Iterator[None]:
 
 
 class Adapter(Protocol):
-    undo: list[Callable[[], None]]
+    patches: Patches
 
     def patch(self) -> None: ...
 
@@ -39,19 +45,13 @@ class Adapter(Protocol):
     def end(self, *, final: bool) -> None: ...
 
 
-def replace(
-    undo: list[Callable[[], None]], place: Any, name: str, make: Callable[[Any], Any]
-) -> None:
-    original = getattr(place, name)
-    replacement = functools.wraps(original)(make(original))
-    setattr(place, name, replacement)
-
-    def restore() -> None:
-        # Whoever patched after us keeps a way through our function, which then does nothing.
-        if getattr(place, name) is replacement:
-            setattr(place, name, original)
-
-    undo.append(restore)
+def is_live(receiver: Any) -> bool:
+    """Whether a handler or processor has to act at once: it writes elsewhere what is held back
+    there, or it streams."""
+    return any(
+        base.__name__ in _LIVE_CLASSES or base.__module__.partition(".")[0] in _LIVE_PACKAGES
+        for base in type(receiver).__mro__
+    )
 
 
 @dataclass

@@ -8,25 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_langasync.interception.patches import Patches
 from pytest_langasync.interception.tracing.base import (
     LETTING_OUT,
     Memory,
     Parked,
+    is_live,
     letting_out,
-    replace,
 )
 
 __all__ = ["Callbacks"]
-
-_LIVE_PACKAGES = {"langfuse", "langsmith", "openinference", "opentelemetry"}
-_LIVE_CLASSES = {"LangChainTracer", "_StreamingCallbackHandler"}
-
-
-def _is_live(handler: Any) -> bool:
-    return any(
-        base.__name__ in _LIVE_CLASSES or base.__module__.partition(".")[0] in _LIVE_PACKAGES
-        for base in type(handler).__mro__
-    )
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,7 @@ class Callbacks:
     """Holds the events of a root run where LangChain dispatches them to its handlers."""
 
     def __init__(self, parked: Parked, memory: Memory) -> None:
-        self.undo: list[Callable[[], None]] = []
+        self.patches = Patches()
         self._parked, self._memory = parked, memory
         self._lock = threading.Lock()
         self._active = False
@@ -65,8 +56,8 @@ class Callbacks:
         module = sys.modules.get("langchain_core.callbacks.manager")
         if module is not None and hasattr(module, "ahandle_event"):
             self._dispatch = module.handle_event
-            replace(self.undo, module, "handle_event", self._make_sync)
-            replace(self.undo, module, "ahandle_event", self._make_async)
+            self.patches.put(module, "handle_event", self._make_sync)
+            self.patches.put(module, "ahandle_event", self._make_async)
 
     def begin(self) -> None:
         self._active = True
@@ -117,8 +108,8 @@ class Callbacks:
         run_id = event.kwargs.get("run_id")
         if run_id is None or LETTING_OUT.get():
             return event.handlers, []
-        live = [handler for handler in event.handlers if _is_live(handler)]
-        held = [handler for handler in event.handlers if not _is_live(handler)]
+        live = [handler for handler in event.handlers if is_live(handler)]
+        held = [handler for handler in event.handlers if not is_live(handler)]
         with self._lock:
             parent = event.kwargs.get("parent_run_id")
             if run_id in self._dropped or parent in self._dropped:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from pytest_langasync.interception.tracing.base import replace
+from pytest_langasync.interception.patches import Patches
 
 __all__ = ["LangSmith"]
 
@@ -17,7 +17,7 @@ class LangSmith:
     """Holds what tracers post to LangSmith until the end of the attempt."""
 
     def __init__(self) -> None:
-        self.undo: list[Callable[[], None]] = []
+        self.patches = Patches()
         self._lock = threading.Lock()
         self._active = False
         self._held: list[Callable[[], None]] = []
@@ -27,8 +27,8 @@ class LangSmith:
     def patch(self) -> None:
         client = getattr(sys.modules.get("langsmith.client"), "Client", None)
         if client is not None:
-            replace(self.undo, client, "create_run", self._make_held)
-            replace(self.undo, client, "update_run", self._make_held)
+            self.patches.put(client, "create_run", self._make_held)
+            self.patches.put(client, "update_run", self._make_held)
 
     def begin(self) -> None:
         self._active = True

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_langasync.interception.tracing.base import Memory, Parked, replace
+from pytest_langasync.interception.patches import Patches
+from pytest_langasync.interception.tracing.base import Memory, Parked
 
 __all__ = ["Spans"]
 
@@ -27,7 +28,7 @@ class Spans:
     """Holds ended spans at the door of a provider's span processors."""
 
     def __init__(self, parked: Parked, memory: Memory) -> None:
-        self.undo: list[Callable[[], None]] = []
+        self.patches = Patches()
         self._parked, self._memory = parked, memory
         self._lock = threading.Lock()
         self._active = False
@@ -41,8 +42,8 @@ class Spans:
         for name in ("SynchronousMultiSpanProcessor", "ConcurrentMultiSpanProcessor"):
             processor = getattr(module, name, None)
             if processor is not None:
-                replace(self.undo, processor, "on_start", self._make_on_start)
-                replace(self.undo, processor, "on_end", self._make_on_end)
+                self.patches.put(processor, "on_start", self._make_on_start)
+                self.patches.put(processor, "on_end", self._make_on_end)
 
     def begin(self) -> None:
         self._active = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.suite import Suite
+from support.suite import Suite, until
 
 from pytest_langasync.cache.store import Store
 from pytest_langasync.engine.buyer import WaveResult
@@ -193,6 +195,55 @@ def test_interrupted_while_it_waits(suite: Suite, processes: Processes, provider
     assert provider.requests()["POST /v1/batches"] == 1
 
 
+def test_after_a_sigterm_no_worker_is_left(suite: Suite, processes: Processes) -> None:
+    suite.write("""
+import os
+import pathlib
+
+@pytest.fixture(scope="session", autouse=True)
+def process():
+    pathlib.Path(f"worker.{os.getpid()}").touch()
+
+@pytest.mark.langasync
+@pytest.mark.parametrize("n", range(4))
+def test_it(n): ask(f"number {n}")
+""")
+    process = processes.start("--langasync-sandbox", "--langasync-sandbox-latency=1h", "-n2")
+    until(process, "in_progress 0/4")
+    workers = [int(path.suffix[1:]) for path in suite.path.glob("worker.*")]
+    assert len(workers) == 2
+    process.terminate()
+    processes.result(process)  # comes once nobody holds its output: the workers have ended
+    for worker in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
+
+
+def test_tests_that_look_at_others(suite: Suite, processes: Processes) -> None:
+    suite.write("""
+FOUND = []
+
+@pytest.fixture(scope="module")
+def results(): return []
+
+@pytest.mark.langasync
+@pytest.mark.parametrize("n", range(4))
+def test_it(results, n):
+    FOUND.append(ask(f"number {n}"))
+    if n % 2:
+        ask(f"again {n}")
+    assert len(results) == n
+    results.append(n)
+
+def test_all(results):
+    assert len(FOUND) == len(results) == 4
+""")
+    suite.write(TWO_WAVES, "test_other")
+    status, outcomes, output = processes.run("--langasync-sandbox", "-n2", "--dist=loadfile")
+    assert (status, outcomes) == (1, {"passed": 13, "failed": 1}), output
+    assert len(suite.ledger()) == 18
+
+
 def test_eight_runs_at_once(suite: Suite, processes: Processes, provider: Sandbox) -> None:
     suite.write(TWO_WAVES)
     cache = suite.path / ".langasync"
@@ -220,19 +271,41 @@ def leave_stale_locks(cache: Path) -> None:
 A_PENDING = MissingCall("k", "t", 0, Target("openai", "u", "/e"), "m", 2)
 
 
+def link(controller: Controller, store: Store) -> WorkerLink:
+    return WorkerLink(
+        controller.invite("gw0", started_at=0.0),
+        store,
+        bought=lambda missing, bases: None,
+        failed=lambda: 0,
+        refused=lambda: "",
+    )
+
+
+def test_a_long_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket's path has about 100 characters at most; pytest-xdist itself needs none."""
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    configuration = vars(multiprocessing.current_process())["_config"]
+    monkeypatch.setitem(configuration, "tempdir", str(long))
+    store = Store(tmp_path / "cache")
+    controller = Controller(
+        store,
+        lambda missing, refused: WaveReply(result=WaveResult(why="hello")),
+        lambda key, request: None,
+    )
+    try:
+        assert link(controller, store).buy([]).why == "hello"
+    finally:
+        controller.close()
+
+
 def test_what_the_controller_does_not_understand_ends_the_run(tmp_path: Path) -> None:
     store = Store(tmp_path)
     controller = Controller(
         store, lambda missing, refused: WaveReply(result=WaveResult()), lambda key, request: None
     )
     try:
-        worker = WorkerLink(
-            controller.invite("gw0", started_at=0.0),
-            store,
-            bought=lambda missing, bases: None,
-            failed=lambda: 0,
-            refused=lambda: "",
-        )
+        worker = link(controller, store)
         target = replace(A_PENDING.target, headers=(("only",),))  # type: ignore[arg-type]
         nonsense = replace(A_PENDING, target=target)
         store.spool(nonsense, {})
