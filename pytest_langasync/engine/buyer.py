@@ -171,7 +171,7 @@ class LaneBuyer:
         if lane == "flex" and not self._run.has_flex(call):
             lane = self._after_flex()
             self._tell(f"{call.model} has no flex tier: its calls go by the lane {lane}")
-        if lane == "batch" and not self._run.has_batch_api(call):
+        if lane == "batch" and not self._run.batchable(call):
             lane = "realtime"
         return lane
 

@@ -107,7 +107,7 @@ class Replay:
         self._retries_not_before = context.started_at
         """Failures for no fault of the request's that came before are no answers: whoever was to
         send it again did not get round to it."""
-        self.realtime_bases: set[str] = set()
+        self._refusals = context.refusals
         self.served: set[str] = set()
         """Keys of all answers that this run has used."""
 
@@ -136,6 +136,10 @@ class Replay:
         """Note that what was cancelled before that moment (since the epoch) has no answer."""
         self._retries_not_before = max(self._retries_not_before, moment)
 
+    def refused(self, request: Request) -> bool:
+        """Whether no batch takes a request."""
+        return self._refusals is not None and bool(self._refusals.of_request(request))
+
     def send_in_place(self) -> None:
         """Send the calls of the lane ``realtime`` as tests make them: somebody watches them."""
         self._in_place = True
@@ -155,13 +159,14 @@ class Replay:
         if self.is_direct(options):
             realtime = (options.lane or self.lane) == "realtime"
             return kept is None or (realtime and self._in_place)
-        return kept is None and call.request.target.base_url in self.realtime_bases
+        return kept is None and self.refused(call.request)
 
     def can_go_on(self, call: MissingCall) -> bool:
         """Whether an attempt that missed this call would get further now."""
         if self.has(call.key, call.owner) or call.key in self.failed or call.key in self._urgent:
             return True
-        return call.target.base_url in self.realtime_bases and call.kept is None
+        refusals = self._refusals
+        return call.kept is None and refusals is not None and bool(refusals.of_missing(call))
 
     def key_owner(self, owner: str) -> str:
         """The owner as it enters the key of an answer."""
@@ -317,7 +322,7 @@ class Attempt:
         """
         replay = self.replay
         if replay.match_tokens:
-            for key in sorted(replay.memory.bought(self.scope) - self.asked):
+            for key in sorted(replay.memory.bought(self.scope) - self.asked - {call.key}):
                 body = replay.store.request_body(key)
                 tokens = redaction.identifier_changes(body, call.request.body) if body else None
                 if tokens is not None:

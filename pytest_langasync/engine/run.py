@@ -37,7 +37,8 @@ from pytest_langasync.interception.wire import Reply
 from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.batcher import Batcher, Policy
 from pytest_langasync.lanes.direct import DirectLane
-from pytest_langasync.models import AttemptOptions, Call, Event, MissingCall, Request
+from pytest_langasync.lanes.refusals import NO_BATCH_API, Refusals
+from pytest_langasync.models import AttemptOptions, Call, Event, MissingCall, Refusal, Request
 from pytest_langasync.providers.model_calls import ModelCalls
 
 __all__ = ["Front", "Run"]
@@ -83,6 +84,7 @@ class Run:
             secret_places=SecretPlaces(settings.secret_places),
         )
         self.hosts = Hosts(front.local_url)
+        self.refusals = Refusals(self.store)
         self.context = RunContext(
             self.store,
             settings,
@@ -91,6 +93,7 @@ class Run:
             front.notify,
             front.tick,
             self.hosts.connect,
+            self.refusals,
         )
         self.budget = Budget(self.store, prices, settings.max_cost, self.started_at)
         self._allow = front.allow or self.budget.check_now
@@ -132,6 +135,7 @@ class Run:
         for job_id in settings.resumed:
             if self.store.job(job_id) is None:
                 providers.check_job_id(job_id)
+        self.refusals.load()
         self.memory = Memory(self.context)
         self.replay = Replay(self.context, self.memory, rules or ReplayRules(), self._may_send)
         self.batcher = Batcher(self.context, Policy.of(settings, self.started_at))
@@ -220,9 +224,10 @@ class Run:
         for _, call, answer in attempt.used:
             self.ledger.used(attempt.owner, call, answer)
             self._used.add(answer.key)
-            base_url, new = call.request.target.base_url, answer.received_at >= self.started_at
-            if base_url in self.replay.realtime_bases and new:
-                self.ledger.passed(urlsplit(base_url).netloc, "it has no batch API")
+            if answer.received_at >= self.started_at and not answer.job_id:
+                why = self.refusals.of_request(call.request)
+                if why:
+                    self.ledger.passed(urlsplit(call.request.target.base_url).netloc, why)
         if attempt.masked:
             self.ledger.masked(attempt.owner, attempt.masked)
         used = ((scope, answer) for scope, _, answer in attempt.used)
@@ -280,7 +285,7 @@ class Run:
         """
         if self.refused:
             raise ConfigurationError(self.refused)
-        batchable = [call for call in missing_calls if self.has_batch_api(call)]
+        batchable = [call for call in missing_calls if self.batchable(call)]
         unpaid = [call for call in batchable if not self.paid_for(call)]
         self.tell_request_changes(batchable)
         self.budget.check(unpaid)
@@ -409,7 +414,7 @@ class Run:
 
     def look_up(self, missing_calls: Iterable[MissingCall]) -> frozenset[str]:
         """Wait for what of these was bought already; return what may have been. As ``wave``."""
-        batchable = [pending for pending in missing_calls if self.has_batch_api(pending)]
+        batchable = [pending for pending in missing_calls if self.batchable(pending)]
         return self.batcher.look_up(batchable, valid=self._still_counts(batchable))
 
     def tell_request_changes(self, missing_calls: Iterable[MissingCall]) -> None:
@@ -419,15 +424,20 @@ class Run:
         ):
             self._notify(Event("changed", message=line))
 
-    def has_batch_api(self, pending: MissingCall) -> bool:
-        """Whether the host of a call takes batches; it is asked once. Raises ``ProviderError``."""
+    def batchable(self, pending: MissingCall) -> bool:
+        """Whether a batch takes a call, as far as is known; its host is asked once.
+
+        Raises:
+            ProviderError: the host could not be asked.
+        """
+        if self.refusals.of_missing(pending):
+            return False
         if not (has_one := self.hosts.has_batch_api(pending.target)):
-            self.replay.realtime_bases.add(pending.target.base_url)
+            self.refusals.add_host(pending.target, NO_BATCH_API)
         return has_one
 
-    def bought(self, missing_calls: Iterable[MissingCall], realtime_bases: Iterable[str]) -> None:
+    def bought(self, missing_calls: Iterable[MissingCall], refusals: Iterable[Refusal]) -> None:
         """Take note of a wave that another process bought for this one's tests."""
-        without = self.replay.realtime_bases
-        without.update(realtime_bases)
-        self.memory.note_bought(p for p in missing_calls if p.target.base_url not in without)
+        self.refusals.update(refusals)
+        self.memory.note_bought(p for p in missing_calls if not self.refusals.of_missing(p))
         self.store.refresh()
