@@ -18,6 +18,7 @@ from pytest_langasync.cache.secret_places import SecretPlaces
 from pytest_langasync.cache.store import Store
 from pytest_langasync.config import CLOCK, Settings, suite_of
 from pytest_langasync.costs.ledger import Books, Ledger
+from pytest_langasync.costs.own_prices import OwnPrices
 from pytest_langasync.costs.prices import PriceBook
 from pytest_langasync.engine import explanations
 from pytest_langasync.engine.budget import Budget
@@ -71,7 +72,7 @@ class Run:
         self.started_at = CLOCK.now() if front.started_at is None else front.started_at
         self._front = front
         self._notify = front.notify
-        prices = PriceBook()
+        prices = PriceBook(OwnPrices(settings.prices))
         self.ledger = Ledger(self.started_at, prices)
         self.store = Store(
             settings.cache,
