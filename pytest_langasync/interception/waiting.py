@@ -257,11 +257,13 @@ class Watchdog:
         """Look after attempts that are parked: one has just been."""
         self._armed.set()
 
-    def end_items(self, attempt: Any) -> None:
-        """Raise the park in the work items of an attempt that wait."""
-        for wait in list(self._waits):
-            if wait.context.attempt is attempt and _in_work_item(wait.context):
-                wait.interrupt()
+    def end_items(self, attempt: Any) -> int:
+        """Raise the park in the work items of an attempt that wait; return how many there are."""
+        waits = [wait for wait in list(self._waits) if wait.context.attempt is attempt]
+        items = [wait for wait in waits if _in_work_item(wait.context)]
+        for wait in items:
+            wait.interrupt()
+        return len(items)
 
     def others(self, attempt: Any, thread: int) -> float:
         """Return how long to wait for what other threads of an attempt do: 0 where all wait."""
