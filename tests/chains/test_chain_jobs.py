@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ from typing import Any
 import openai
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
+from support.chains import ask, judged, wrapped
 from support.suite import end_jobs
 
 from pytest_langasync import (
@@ -25,7 +24,6 @@ from pytest_langasync import (
     ConfigurationError,
     JobPendingError,
     NotReproducibleError,
-    WrappedChain,
     wrap_chain,
 )
 from pytest_langasync.sandbox import Sandbox
@@ -37,22 +35,6 @@ QueuedRequest = Callable[[Any], Any]
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep each test's cache in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-
-
-def ask(text: Any) -> Any:
-    """A chain that is a plain function."""
-    with openai.OpenAI(max_retries=0) as client:
-        message: Any = [{"role": "user", "content": f"About {text}"}]
-        done = client.chat.completions.create(model="gpt-4o-mini", messages=message, max_tokens=50)
-    return done.choices[0].message.content
-
-
-def judged(text: Any) -> Any:
-    return ask("judge " + ask(text))
-
-
-def wrapped(chain: Any = ask, **options: Any) -> WrappedChain:
-    return wrap_chain(chain, poll_interval=0.02, **options)
 
 
 def test_the_promised_interface(provider: Sandbox) -> None:
@@ -165,31 +147,20 @@ def test_time_out_and_early_results(provider: Sandbox) -> None:
     assert job.status == "pending" and len(provider.ledger()) <= 1
 
 
-HELPER = """
-import sys
-sys.path[:0] = {folders!r}
-from test_chain_jobs import judged, wrapped
-{code}
-"""
-
-
 def in_a_process(code: str) -> subprocess.Popen[str]:
-    source = HELPER.format(
-        folders=[str(Path(__file__).parent), str(Path(__file__).parents[1])], code=code
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", source], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
-    )
+    folder = str(Path(__file__).parents[1])
+    code = f"import sys; sys.path.insert(0, {folder!r})\nfrom support.chains import *\n{code}"
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
-def test_a_job_survives_its_process(provider: Sandbox) -> None:
+def test_a_job_survives_its_process(quick_python: None, provider: Sandbox) -> None:
     code = "job = wrapped(judged).submit_batch(['a', 'b'])\nprint(job.id, flush=True)\njob.wait()"
     provider.set_faults({"batch": [{"latency": 3600, "count": 1}]})
     process = in_a_process(code + "\nprint('done')")
     assert process.stdout is not None
     job_id = process.stdout.readline().strip()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.communicate()
     record = wrapped(judged).list_jobs()[-1]
     assert record.id == job_id and not record.completed and record.inputs == ("a", "b")
     job = wrapped(judged).get_job(job_id)

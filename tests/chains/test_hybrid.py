@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_chain_jobs import ask, judged, wrapped
+from support.chains import ask, judged, wrapped
 
 from pytest_langasync import BatchJob, CostMonitor, HybridBatchProcessor
 from pytest_langasync.sandbox import Sandbox

@@ -114,7 +114,7 @@ class TestInterrupted:
         process = start(suite)
         until(process, "submitted msgbatch_")
         process.kill()
-        process.wait()
+        process.communicate()
         end_jobs(provider)
         provider.set_faults({})
         result = suite.plain(*BATCH)

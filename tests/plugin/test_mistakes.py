@@ -10,7 +10,7 @@ from pathlib import Path
 import anthropic
 import openai
 import pytest
-from support.suite import BATCH, CLAUDE, ONE_STEP, Suite, jobs_in, output, verdict
+from support.suite import BATCH, CLAUDE, ONE_STEP, Suite, jobs_in, one_line, output, verdict
 
 from pytest_langasync.sandbox import Sandbox
 
@@ -18,14 +18,6 @@ PYTHON = sys.executable
 """The real one: nothing is imported yet."""
 
 assert anthropic and openai  # imported here once, not anew by each run inside this process
-
-
-def one_line(result: pytest.RunResult) -> str:
-    """Return the one line in which a run was refused."""
-    assert result.ret == 4, output(result)
-    (line,) = [one for one in result.errlines if one.startswith("ERROR: ")]
-    assert "Traceback" not in output(result) and "INTERNALERROR" not in output(result)
-    return line.removeprefix("ERROR: ")
 
 
 @pytest.mark.parametrize(

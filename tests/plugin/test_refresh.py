@@ -91,7 +91,7 @@ class TestRefresh:
         until(process, "submitted batch_")
         until(process, "submitted batch_")  # the judge's: the other test has been judged
         process.kill()
-        process.wait()
+        process.communicate()
         end_jobs(provider)
         provider.set_faults({})
         assert verdict(suite.plain(*BATCH, "--langasync-refresh")) == {"passed": 2}

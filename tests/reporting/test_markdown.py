@@ -9,13 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from support.reports import HOSTILE, TOTALS
 
-from pytest_langasync.reporting.markdown import LIMIT, markdown
-
-HOSTILE = "</td><script>x</script> ![i](http://x/y) [l](http://x) @team #1 `` ` | **b** <!-- \n# H"
-TOTALS = {
-    "requests": 2, "saved_usd": 0.5, "paid_usd": 0.5, "saved_percent": 50.0, "unknown_price": 0,
-}  # fmt: skip
+from pytest_langasync.reporting.markdown import LIMIT
+from pytest_langasync.reporting.markdown import markdown as markdown_of
+from pytest_langasync.reporting.model import read_report
 
 
 def a_test(name: str, outcome: str = "failed", **more: Any) -> dict[str, Any]:
@@ -44,6 +42,10 @@ def an_account(name: str, tests: int = 1) -> dict[str, Any]:
         },
         "tests": [a_test(f"{name}{n}") for n in range(tests)],
     }  # fmt: skip
+
+
+def markdown(account: dict[str, Any]) -> str:
+    return markdown_of(read_report(account))
 
 
 def tokens(text: str) -> list[Token]:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import tempfile
 from pathlib import Path
 
+import pytest_langasync
 from pytest_langasync.sandbox import Sandbox
 
-NAMES = (
+LIBRARIES = (
+    "filelock",
     "genai_prices.data_snapshot",
+    "genai_prices.decompose",
+    "genai_prices.validation",
     "pytest_asyncio.plugin",
-    "pytest_langasync.plugin.session",
     "rich.live",
+    "rich.table",
     "tenacity",
 )
 
 
 def warm_up() -> None:
     """Import, and use once, what every run needs: the SDKs import most of their parts when used."""
-    for name in NAMES:
+    for name in LIBRARIES:
         importlib.import_module(name)
+    for module in pkgutil.walk_packages(pytest_langasync.__path__, "pytest_langasync."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     import anthropic
     import openai
 

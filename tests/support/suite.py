@@ -88,6 +88,14 @@ def verdict(result: pytest.RunResult) -> dict[str, int]:
     return {k: v for k, v in result.parseoutcomes().items() if not k.startswith("warning")}
 
 
+def one_line(result: pytest.RunResult) -> str:
+    """Return the one line in which a run was refused."""
+    assert result.ret == 4, output(result)
+    (line,) = [one for one in result.errlines if one.startswith("ERROR: ")]
+    assert "Traceback" not in output(result) and "INTERNALERROR" not in output(result)
+    return line.removeprefix("ERROR: ")
+
+
 def jobs_in(cache: Path) -> list[str]:
     """Return the job IDs of a cache."""
     return sorted(path.name for path in (cache / "jobs").glob("*"))
