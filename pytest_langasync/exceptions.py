@@ -19,6 +19,10 @@ class ConfigurationError(LangasyncError):
     """
 
 
+class NoBatchApiError(ConfigurationError):
+    """There is no batch API at a base URL, or none for this account: calls go in real time."""
+
+
 class ProviderError(LangasyncError):
     """The provider could not be reached, or answered in a way that ends this attempt.
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_langasync.cache import files, records
 from pytest_langasync.cache.records import OwnerState
 from pytest_langasync.exceptions import CacheError
+from pytest_langasync.models import Refusal
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
+T = TypeVar("T")
 VERSION = 1
 INSIDE = ("chains", "intents", "jobs", "live", "provider", "realtime", "runs", "sandbox", "texts")
 """The folders that a cache may hold."""
@@ -190,6 +192,29 @@ class Owners:
             files.write_document(self._path, records.owners_document(kept))
 
 
+class RefusalNotes:
+    """What batches refused, although real time takes it: the document ``refusals.json``."""
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders = folders
+        self._path = folders.root / "refusals.json"
+
+    def read(self) -> list[Refusal]:
+        """Return them; nothing where they are damaged, which is reported."""
+        try:
+            return records.refusals_from_document(files.read_document(self._path, files.LARGE))
+        except FileNotFoundError:
+            return []
+        except files.DAMAGE as error:
+            self._folders.report(f"{self._path}: damaged ({error})")
+            return []
+
+    def write(self, refusals: Iterable[Refusal]) -> None:
+        """Replace them. Raises ``CacheError``."""
+        self._folders.prepare()
+        files.write_document(self._path, records.refusals_document(refusals))
+
+
 class History:
     """What runs did and cost: a document for each in ``runs``, which sort by their time."""
 
@@ -205,12 +230,19 @@ class History:
         """Return the IDs of the stored runs, newest first."""
         return sorted((path.stem for path in self._runs.glob("*.json")), reverse=True)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield the stored runs, newest first; a damaged one is reported and left out."""
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the stored documents as they are, newest first."""
+        return self.read(lambda document: document)
+
+    def read(self, parse: Callable[[Any], T]) -> Iterator[T]:
+        """Yield the stored runs, newest first; a damaged one is reported and left out.
+
+        ``parse`` makes a run of a document, and raises ``ValueError`` where it is none.
+        """
         for run_id in self.ids():
             path = self._runs / f"{run_id}.json"
             try:
-                yield files.read_document(path, files.LARGE)
+                yield parse(files.read_document(path, files.LARGE))
             except files.DAMAGE as error:
                 self._folders.report(f"{path}: damaged ({error})")
 

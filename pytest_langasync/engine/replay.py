@@ -100,7 +100,7 @@ class Replay:
         self._retries_not_before = context.started_at
         """Failures for no fault of the request's that came before are no answers: whoever was to
         send it again did not get round to it."""
-        self.realtime_bases: set[str] = set()
+        self._refusals = context.refusals
         self.urgent: frozenset[str] = frozenset()
         """Owners whose missing calls may be sent in real time in this pass."""
         self.served: set[str] = set()
@@ -126,6 +126,10 @@ class Replay:
             if self.memory.refresh.too_old(owner, entry.age[0], entry.received_at):
                 return False
         return entry.ok or self.store.in_flight(key) is None
+
+    def refused(self, request: Request) -> bool:
+        """Whether no batch takes a request."""
+        return self._refusals is not None and bool(self._refusals.of_request(request))
 
     def send_now(self, urgent: Iterable[str], cancelled_at: float) -> None:
         """Let these owners send in real time in the next pass; what was cancelled before that
@@ -228,11 +232,7 @@ class Attempt:
         replay = self.replay
         if self.scope in replay.urgent:
             return replay.store.in_flight(call.key) is None
-        return (
-            self.options.realtime
-            or replay.realtime
-            or call.request.target.base_url in replay.realtime_bases
-        )
+        return self.options.realtime or replay.realtime or replay.refused(call.request)
 
     def _call(self, request: Request, streamed: bool, slot: _Slot) -> Call:
         resend = self._resend[slot]
@@ -287,7 +287,7 @@ class Attempt:
         """
         replay = self.replay
         if replay.match_tokens:
-            for key in sorted(replay.memory.bought(self.scope) - self.asked):
+            for key in sorted(replay.memory.bought(self.scope) - self.asked - {call.key}):
                 body = replay.store.request_body(key)
                 tokens = redaction.identifier_changes(body, call.request.body) if body else None
                 if tokens is not None:

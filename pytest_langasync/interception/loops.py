@@ -78,7 +78,7 @@ TURNING = 1.0
 CALM = 2
 """Looks in a row at which nothing can go on by itself, after which the main coroutine is ended."""
 
-MONOTONIC = time.monotonic
+MONOTONIC = CLOCK.timer
 Loop = asyncio.AbstractEventLoop
 Task = asyncio.Task[Any]
 
@@ -475,7 +475,7 @@ class _Running:
 async def _turn() -> None:
     """Let the loop turn for a moment, also where a test has frozen its clock (freezegun): none of
     its timers ever ends then."""
-    if time.monotonic is MONOTONIC:
+    if CLOCK.timer is MONOTONIC:
         await asyncio.sleep(TURN)
     else:
         time.sleep(TURN)

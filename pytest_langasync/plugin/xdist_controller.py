@@ -181,7 +181,7 @@ class ControllerSession:
         finally:
             self._submitted.set()
             self.reporter.pause()
-        return WaveReply(result=bought, realtime_bases=tuple(self.run.replay.realtime_bases))
+        return WaveReply(result=bought, refusals=self.run.refusals.all())
 
 
 class _EndedError(LangasyncError):

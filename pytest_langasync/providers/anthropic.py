@@ -331,20 +331,14 @@ class AnthropicClient(BatchClient):
         Raises:
             ProviderError: the server could not be reached, or is in trouble.
         """
-        try:
-            reply = self._channel.attempt(
-                lambda: self._channel.call("GET", BATCHES, params={"limit": 1})
-            )
-        except Failure as failure:
-            if failure.status in (401, 403):
-                typed = isinstance(failure.body, dict) and failure.body.get("type") == "error"
-                return typed and {"type", "message"} <= failure.error.keys()
-            if failure.status in (0, 408, 409, 429, 500, 502, 503, 504, 529):
-                raise self._channel.explain(failure, "listing batches") from None
-            return False
-        data = reply.body.get("data")
+        came = self._channel.look(BATCHES)
+        if isinstance(came, Failure):
+            typed = isinstance(came.body, dict) and came.body.get("type") == "error"
+            asks_for_key = typed and {"type", "message"} <= came.error.keys()
+            return came.status in (401, 403) and asks_for_key
+        data = came.get("data")
         return (
-            "has_more" in reply.body
+            "has_more" in came
             and isinstance(data, list)
             and all(isinstance(b, dict) and b.get("type") == "message_batch" for b in data)
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from pytest_langasync.models import Credentials, Headers, JobStatus, Request, ResultRow
@@ -24,6 +25,11 @@ __all__ = [
     "telling_headers",
 ]
 
+BATCH = re.compile(r"\bbatch(es|ed|ing)?\b", re.IGNORECASE)
+UNSUPPORTED = re.compile(
+    r"\b(not|cannot|can't)\b.{0,40}\b(support|available|allow|enabled|permit|used)|unsupported",
+    re.IGNORECASE,
+)
 OF_ONE_CALL = (
     *("accept", "b3:", "baggage:", "connection:", "content-", "cookie:", "elastic-apm-", "host:"),
     *("idempotency-key:", "newrelic:", "request-id:", "sentry-trace:", "traceparent:"),
@@ -213,6 +219,17 @@ class Provider:
 
     def rejected(self, request: Request) -> str:
         """Return why this request can never be batched, or an empty string."""
+        return ""
+
+    def batch_refuses(
+        self, status: int, error: Mapping[str, Any]
+    ) -> Literal["", "model", "request"]:
+        """Return what an error says that only a batch refuses: all of a model, or the request."""
+        message = str(error.get("message") or "")
+        if error.get("code") == "model_not_found" or (status == 404 and "model" in message.lower()):
+            return "model"
+        if BATCH.search(message) and UNSUPPORTED.search(message):
+            return "model" if "model" in message.lower() else "request"
         return ""
 
     def line_bytes(self, custom_id: str, body_bytes: int) -> int:

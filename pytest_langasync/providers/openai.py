@@ -20,6 +20,7 @@ from pytest_langasync.exceptions import (
     CreateUnknownError,
     JobNotFoundError,
     LangasyncError,
+    NoBatchApiError,
 )
 from pytest_langasync.models import (
     Credentials,
@@ -288,7 +289,7 @@ class OpenAIClient(BatchClient):
             reply = self._channel.ask("uploading a batch", act)
         file_id = Batch.model_validate(reply.body).id
         if not file_id:
-            raise ConfigurationError("no batch API at this base URL: an upload got no file ID")
+            raise NoBatchApiError("no batch API at this base URL: an upload got no file ID")
         return file_id
 
     def status(self, job_id: str) -> JobStatus:
@@ -394,18 +395,12 @@ class OpenAIClient(BatchClient):
         Raises:
             ProviderError: the server could not be reached, or is in trouble.
         """
-        try:
-            reply = self._channel.attempt(
-                lambda: self._channel.call("GET", "/batches", params={"limit": 1})
-            )
-        except Failure as failure:
-            if failure.status in (401, 403):
-                return {"message", "type", "code"} <= failure.error.keys()
-            if failure.status in (0, 408, 409, 429) or failure.status in (500, 502, 503, 504):
-                raise self._channel.explain(failure, "listing batches") from None
-            return False
-        page = Page.model_validate(reply.body)
-        whole = isinstance(given := reply.body.get("data"), list) and len(given) == len(page.data)
+        came = self._channel.look("/batches")
+        if isinstance(came, Failure):
+            asks_for_key = {"message", "type", "code"} <= came.error.keys()
+            return came.status in (401, 403) and asks_for_key
+        page = Page.model_validate(came)
+        whole = isinstance(given := came.get("data"), list) and len(given) == len(page.data)
         return (
             page.object == "list" and whole and all(b.get("object") == "batch" for b in page.data)
         )
