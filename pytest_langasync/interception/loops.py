@@ -133,7 +133,9 @@ class Loops:
             module = sys.modules.get(name)
             if module is not None and name not in self._patched:
                 self._patched.add(name)
-                patch(module)
+                # A module of the user's may have the same name, and a later version another shape.
+                with contextlib.suppress(AttributeError):
+                    patch(module)
 
     def _libraries(self) -> dict[str, Callable[[Any], None]]:
         return {
@@ -247,8 +249,10 @@ class Loops:
         running.looked_at = CLOCK.timer()
         if running.attempt.parked and self._is_stuck(running, running.looked_at):
             running.attempt.cut_short = True
-            self._watchdog.end_items(running.attempt)
-            running.mains[-1][0].cancel()
+            # A work item that it waits for brings the park along.
+            if not self._watchdog.end_items(running.attempt) or running.told:
+                running.mains[-1][0].cancel()
+            running.told = True
         running.loop.call_later(LOOK, self._look, running)
 
     def _is_stuck(self, running: _Running, now: float) -> bool:
@@ -462,7 +466,7 @@ class _Running:
         self.mains: list[tuple[Task, Task | None]] = []
         """What it is run for, the innermost last: with ``nest_asyncio``, a task can run its loop
         again, and stands next to what it waits for."""
-        self.watched = False
+        self.watched = self.told = False
         self.looked_at = self.called_at = CLOCK.timer()
         self.calls = -1
         self.calm = 0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_langasync.config import Settings
-from pytest_langasync.exceptions import ConfigurationError
+from pytest_langasync.exceptions import ConfigurationError, ScoringError
 from pytest_langasync.plugin.marker import MarkerOptions
 from pytest_langasync.plugin.other_plugins import realtime_because
 from pytest_langasync.plugin.terminal import MISSED
@@ -300,6 +300,7 @@ def open_record(request: pytest.FixtureRequest) -> Langasync:
 
 def run_case(request: pytest.FixtureRequest, langasync: Langasync, case: Case) -> Scored:
     """Run a case through the marker's ``chain``, and score it by its ``scorer``."""
+    __tracebackhide__ = True
     from pytest_langasync.chains.invoke import Invoker
     from pytest_langasync.scoring.evaluators import apply
 
@@ -313,7 +314,10 @@ def run_case(request: pytest.FixtureRequest, langasync: Langasync, case: Case) -
     langasync.case["output"] = plain(output)
     named = [*_named(options.scorer), *(("", one) for one in case.evaluators)]
     works = [partial(apply, scorer, case, output, duration) for _, scorer in named]
-    found = session.side_by_side(works) if session else [work() for work in works]
+    try:
+        found = session.side_by_side(works) if session else [work() for work in works]
+    except ScoringError as error:  # how we came to read it is of no use to anybody
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
     reasons: dict[str, str | None] = {}
     for (given, _), scores in zip(named, found, strict=True):
         for name, score in scores.items():

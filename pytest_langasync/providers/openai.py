@@ -30,6 +30,7 @@ from pytest_langasync.models import (
     Request,
     ResultRow,
     is_success,
+    to_json,
 )
 from pytest_langasync.providers.base import (
     Created,
@@ -46,7 +47,6 @@ from pytest_langasync.providers.http import (
     Channel,
     Policy,
     Reply,
-    dumps,
     lines,
     segment,
 )
@@ -426,7 +426,7 @@ def _endpoint(endpoint: str) -> str:
 
 def _line(custom_id: str, endpoint: str, body: Mapping[str, Any]) -> bytes:
     envelope = {"custom_id": custom_id, "method": "POST", "url": _endpoint(endpoint), "body": body}
-    return dumps(envelope) + b"\n"
+    return to_json(envelope) + b"\n"
 
 
 def _upload_not_seen_yet(failure: Failure) -> bool:
