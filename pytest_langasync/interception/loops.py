@@ -18,13 +18,14 @@ This relies on inner behaviour in these places:
 
 * asyncio: all ways to run a loop end in ``run_until_complete`` of its class, which is replaced in
   ``BaseEventLoop``, in ``uvloop.Loop`` and in what ``nest_asyncio`` patches
-  (``test_queue_workers``, in all its loops). A task's ``_fut_waiter`` is what it waits for, and
-  ``cr_await`` leads from a coroutine to the one that it waits for (``test_an_actor``).
+  (``test_siblings``, ``test_in_a_loop_that_nest_asyncio_has_patched``). A task's ``_fut_waiter``
+  is what it waits for, and ``cr_await`` leads from a coroutine to the one that it waits for
+  (``test_siblings[an_actor-*]``).
 * trio and anyio: a nursery or task group cancels its other tasks when one raises, also those that
   wait for a semaphore; so a task that it started lets its park out late (``test_trio_siblings``,
   ``test_siblings[anyio_limiter-*]``). Trio's ``wait_all_tasks_blocked`` returns when nothing has
   run for a while.
-* anyio's pytest plugin keeps one task for many tests (``test_anyio_runner``).
+* anyio's pytest plugin keeps one task for many tests (``test_asynchronous_ones``).
 """
 
 from __future__ import annotations
