@@ -28,6 +28,7 @@ from support.suite import (
     output,
 )
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.plugin.terminal import Reporter
 from pytest_langasync.sandbox import Sandbox
 
@@ -79,9 +80,9 @@ class TestLog:
             if shift[0] >= 3600.0:
                 end_jobs(provider)
 
-        real = time.time
+        real = CLOCK.now
         monkeypatch.setattr("pytest_langasync.plugin.terminal.Reporter.tick", ticked)
-        monkeypatch.setattr("pytest_langasync.plugin.terminal.time.time", clock)
+        monkeypatch.setattr(CLOCK, "now", clock)
         result = suite.plain(*BATCH)
         assert result.ret == 0
         beats = re.findall(r"langasync: batch_\w+ in_progress 0/1 after (\w+)", result.stdout.str())
