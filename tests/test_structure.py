@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -222,6 +223,19 @@ def test_providers_and_endpoints_are_named_in_their_room_alone(module: str) -> N
 def test_a_room_says_what_it_is_for(name: str) -> None:
     said = ast.get_docstring(parse(f"{name}/__init__.py")) or ""
     assert "May import" in said
+
+
+def test_a_test_that_is_named_exists() -> None:
+    """Where code relies on inner behaviour of something, it names the test that would notice."""
+    tests = "\n".join(
+        path.read_text(encoding="utf-8") for path in Path(__file__).parent.rglob("*.py")
+    )
+    named = {
+        name
+        for module in modules()
+        for name in re.findall(r"``(test_\w+)", (ROOT / module).read_text(encoding="utf-8"))
+    }
+    assert {name for name in named if f"def {name}(" not in tests} == set()
 
 
 @pytest.mark.parametrize("module", modules())

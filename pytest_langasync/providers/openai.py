@@ -217,6 +217,9 @@ class OpenAI(Provider):
         if request.body.get("background") is True:
             # The test goes on to poll for the response, which only the real-time API has.
             return "a background response cannot be batched"
+        if request.body.get("conversation"):
+            # Each call adds to it, and a batch has no order.
+            return "it goes on in a conversation that the provider keeps"
         return ""
 
     def line_bytes(self, custom_id: str, body_bytes: int) -> int:
