@@ -226,6 +226,19 @@ def test_a_room_says_what_it_is_for(name: str) -> None:
     assert "May import" in said
 
 
+def test_a_test_that_is_named_exists() -> None:
+    """Where code relies on inner behaviour of something, it names the test that would notice."""
+    tests = "\n".join(
+        path.read_text(encoding="utf-8") for path in Path(__file__).parent.rglob("*.py")
+    )
+    named = {
+        name
+        for module in modules()
+        for name in re.findall(r"``(test_\w+)", (ROOT / module).read_text(encoding="utf-8"))
+    }
+    assert {name for name in named if f"def {name}(" not in tests} == set()
+
+
 @pytest.mark.parametrize("module", modules())
 def test_heavy_libraries_are_imported_lazily(module: str) -> None:
     """By what an inactive run imports: its entry point, and what that brings along."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -12,8 +12,10 @@ from pytest_langasync import providers
 from pytest_langasync.costs.ledger import Ledger
 from pytest_langasync.engine import payloads
 from pytest_langasync.engine.access import Access
+from pytest_langasync.engine.kept import is_final, pretended_deletion
 from pytest_langasync.engine.replay import Attempt, SendNow
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
+from pytest_langasync.interception.context import CallContext
 from pytest_langasync.interception.wire import Decision, Park, Reply, Send, Wire
 from pytest_langasync.models import Answer, Request, Target, digest, is_success
 from pytest_langasync.providers.hosts import PLAYED, detour
@@ -68,12 +70,14 @@ class CallRouter:
         """Return whether this may be a model call, or must not leave (see ``wire.Router``)."""
         if method == "POST" and (path.endswith(self._ends) or self._model_calls.matches(url)):
             return True
-        return bool(detour(self.local_url, url))
+        return self._model_calls.keeps(url) or bool(detour(self.local_url, url))
 
     def decide(self, wire: Wire) -> Decision:
         """Decide what becomes of a request (see ``wire.Router``)."""
         caller = self.concurrency.current()
         call = self._translate(wire) if caller is not None else None
+        if call is None and caller is not None and self._model_calls.keeps(wire.url):
+            return self._manage(wire, caller)
         if call is None or caller is None:
             return self._elsewhere(wire)
         request = call.request
@@ -91,6 +95,37 @@ class CallRouter:
                 self.ledger.passed(urlsplit(request.target.base_url).netloc, call.why_now)
             return self._real_time(outcome, call)
         return reply_to(request, outcome, call.streamed)
+
+    def _manage(self, wire: Wire, caller: CallContext) -> Decision:
+        """Decide on a call that makes, reads or deletes what is kept at a provider."""
+        attempt: Attempt = caller.attempt
+        kept = attempt.replay.kept
+        segments = urlsplit(wire.url).path.replace(":", "/").split("/")
+        makers = [kept.makers[one] for one in segments if one in kept.makers]
+        if wire.method == "DELETE":
+            others = kept.waiting - {attempt.owner}
+            if attempt.parked or (others and any(one != attempt.owner for one in makers)):
+                return pretended_deletion(wire.url)
+        heard = self._other(wire)
+        answer = attempt.answer_of(segments[-1]) if wire.method == "GET" else None
+        if answer is not None and is_final(answer.body):  # a batch's cannot be looked up
+            return reply_to(heard.request, answer, None)
+        if not makers and wire.method != "POST":
+            return self._elsewhere(wire)
+        to = heard.request.target
+        after = (("after", "its deletion"),) if attempt.removed.intersection(segments) else ()
+        if wire.method == "DELETE":
+            attempt.removed.update(set(segments) & kept.makers.keys())
+            after = ()
+        target = replace(to, endpoint=f"{wire.method} {to.endpoint}", headers=to.headers + after)
+        request = replace(heard.request, target=target, model_in_path=target.endpoint)
+        outcome = attempt.keep(request, caller)
+        if outcome is None:
+            return Park(f"{target.endpoint}: may not be sent")
+        if isinstance(outcome, SendNow):
+            sent = self._real_time(outcome, replace(heard, request=request))
+            return replace(sent, url=detour(self.local_url, wire.url))
+        return reply_to(request, outcome, None)
 
     def _elsewhere(self, wire: Wire) -> Send | None:
         """Send to the sandbox, where there is one, what must not reach a provider."""
@@ -128,15 +163,12 @@ class CallRouter:
             identity += (("query", digest(sorted(query))),)
         body = payloads.request_body(wire.content, headers.get("content-type", ""))
         target = Target(call.provider, call.base_url, call.endpoint, identity)
-        return _Heard(
-            Request(target, body, call.model or call.endpoint),
-            None,
-            "no batch takes such calls",
-            False,
-        )
+        request = Request(target, body, model_in_path=call.model or call.endpoint)
+        return _Heard(request, None, "no batch takes such calls", played=False)
 
     def _batchable(self, wire: Wire, called: providers.Called, body: Mapping[str, Any]) -> _Heard:
         provider = called.provider
+        self._model_calls.called_at(called.base_url)
         headers = {name.lower(): value for name, value in wire.headers.items()}
         identity = provider.identity_headers(headers)
         url = urlsplit(wire.url)

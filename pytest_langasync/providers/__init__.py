@@ -30,6 +30,7 @@ from pytest_langasync.providers.base import (
     Limits,
     Provider,
     Submission,
+    is_management,
     is_one_of,
     telling_headers,
 )
@@ -160,6 +161,8 @@ def dialect_of(where: Target | Job) -> Dialect:
 
 def is_free(provider: str, endpoint: str) -> bool:
     """Return whether a provider charges nothing for calls to an endpoint."""
+    if is_management(endpoint):
+        return not endpoint.endswith("/runs")  # an assistant's, which answers
     return any(one.name == provider and endpoint.endswith(one.free) for one in providers())
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "Limits",
     "Provider",
     "Submission",
+    "is_management",
     "is_one_of",
     "telling_headers",
 ]
@@ -247,6 +248,12 @@ def telling_headers(headers: Any) -> dict[str, str]:
     found = headers.items() if isinstance(headers, Mapping) else ()
     pairs = ((str(name).lower(), value) for name, value in found)
     return {name: str(value) for name, value in pairs if name.startswith(TELLING)}
+
+
+def is_management(endpoint: str) -> bool:
+    """Return whether a stored endpoint is of a call by which objects are managed: it begins with
+    its method."""
+    return endpoint.startswith(("POST /", "GET /", "DELETE /", "PUT /", "PATCH /"))
 
 
 def is_one_of(patterns: Iterable[str], host: str) -> bool:
