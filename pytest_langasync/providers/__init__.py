@@ -39,7 +39,8 @@ from pytest_langasync.providers.dialects import Dialect
 __all__ = [
     "GROUP", "Called", "Client", "Created", "Found", "Limits", "Provider", "Submission",
     "by_name", "check_job_id", "dialect", "dialect_of", "echoed", "halves_batches", "is_free",
-    "lacking_key", "may_have_job", "providers", "recognise", "set_placeholder_keys", "telling_headers",
+    "lacking_key", "may_have_job", "providers", "recognise", "set_placeholder_keys",
+    "telling_headers",
 ]  # fmt: skip
 
 GROUP = "pytest_langasync.providers"
