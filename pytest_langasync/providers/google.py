@@ -17,12 +17,13 @@ from pytest_langasync.models import (
     JobStatus,
     Request,
     ResultRow,
+    to_json,
 )
 from pytest_langasync.providers.base import Created, Found, Limits, Provider, Submission
 from pytest_langasync.providers.dialects import GENERATE_CONTENT
 from pytest_langasync.providers.dialects.generate_content import CALL, status_of
 from pytest_langasync.providers.failures import Failure, retry_after
-from pytest_langasync.providers.http import BatchClient, Channel, Policy, Reply, dumps, segment
+from pytest_langasync.providers.http import BatchClient, Channel, Policy, Reply, segment
 from pytest_langasync.providers.wire import Lenient, Moment, Objects
 
 __all__ = ["GOOGLE", "Google"]
@@ -82,7 +83,7 @@ class Google(Provider):
 
     def line_bytes(self, custom_id: str, body_bytes: int) -> int:
         """Return an upper bound of what a request adds to the batch, in bytes."""
-        return len(dumps(_line(custom_id, {}))) + body_bytes + 1
+        return len(to_json(_line(custom_id, {}))) + body_bytes + 1
 
     def client(self, base_url: str, credentials: Credentials, job_headers: Headers) -> GoogleClient:
         """Return a client of the batch API, made from what the intercepted call carried."""
@@ -232,7 +233,7 @@ class GoogleClient(BatchClient):
             lambda: self._channel.call(
                 "POST",
                 path,
-                content=dumps({"batch": batch}),
+                content=to_json({"batch": batch}),
                 headers={"content-type": "application/json"},
                 timeout=self._channel.policy.create_timeout,
             )
