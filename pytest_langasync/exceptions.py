@@ -61,6 +61,10 @@ class NotReproducibleError(LangasyncError):
     """
 
 
+class ScoringError(LangasyncError, ValueError):
+    """An output, or a judge's reply, that a scorer cannot read."""
+
+
 def raise_as_one(errors: Sequence[LangasyncError]) -> None:
     """Raise the errors that most need a person, if there are any, as one."""
     mistakes = [error for error in errors if not isinstance(error, ProviderError)]

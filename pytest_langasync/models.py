@@ -408,7 +408,7 @@ ANEW = frozenset({"host", "content-length", "transfer-encoding"})
 
 
 @dataclass(frozen=True)
-class Kept:
+class Outgoing:
     """What is kept of a request, beside its body and its way, to send it later. Plain data, so that
     another process can send it."""
 
@@ -423,7 +423,7 @@ class Kept:
     @classmethod
     def of(
         cls, method: str, url: str, headers: Mapping[str, str], timeout: Mapping[str, Any]
-    ) -> Kept:
+    ) -> Outgoing:
         """Make one of a finished request."""
         pairs = ((name.lower(), value) for name, value in headers.items())
         return cls(method, url, tuple(pair for pair in pairs if pair[0] not in ANEW), timeout)
@@ -445,7 +445,7 @@ class MissingCall:
     options: AttemptOptions = AttemptOptions()
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """What marks in its body stand for, as in ``Request``."""
-    kept: Kept | None = field(default=None, repr=False, compare=False)
+    outgoing: Outgoing | None = field(default=None, repr=False, compare=False)
     """What is needed to send it by itself; None: only whoever makes it can send it."""
 
 

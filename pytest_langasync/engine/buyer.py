@@ -212,8 +212,8 @@ class LaneBuyer:
                     f"{len(under_way):,} calls are under way in {' and '.join(sorted(jobs))}, too, "
                     "and are paid there as well"
                 )
-        able = [one for one in calls if one.kept is not None]
-        return able, [one for one in calls if one.kept is None]
+        able = [one for one in calls if one.outgoing is not None]
+        return able, [one for one in calls if one.outgoing is None]
 
     def _collect(self, urgent: Sequence[str]) -> WaveResult | None:
         """Wait for what was sent by itself."""

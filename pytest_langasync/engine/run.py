@@ -18,6 +18,7 @@ from pytest_langasync.cache.secret_places import SecretPlaces
 from pytest_langasync.cache.store import Store
 from pytest_langasync.config import CLOCK, Settings, suite_of
 from pytest_langasync.costs.ledger import Books, Ledger
+from pytest_langasync.costs.own_prices import OwnPrices
 from pytest_langasync.costs.prices import PriceBook
 from pytest_langasync.engine import explanations
 from pytest_langasync.engine.budget import Budget
@@ -75,7 +76,7 @@ class Run:
         self.started_at = CLOCK.now() if front.started_at is None else front.started_at
         self._front = front
         self._notify = front.notify
-        self.prices = prices = PriceBook()
+        self.prices = prices = PriceBook(OwnPrices(settings.prices))
         self.ledger = Ledger(self.started_at, prices)
         self.store = Store(
             settings.cache,
@@ -111,7 +112,7 @@ class Run:
             self.concurrency, self.ledger, ModelCalls(settings.model_calls), self.hosts.access
         )
         self._forks = ForkGuard(self._router, self.concurrency, self.ledger.passed, settings.silent)
-        self._interceptor = Interceptor(self._forks, self.concurrency)
+        self._interceptor = Interceptor(self._forks, self.concurrency, guards=not settings.silent)
         self._attempt: Attempt | None = None
         self._traces = TraceBuffer(self._is_parked)
 
@@ -215,10 +216,12 @@ class Run:
 
     def park(self, attempt: Attempt) -> None:
         """Keep what a parked attempt asked for in mind until its next one."""
+        self.replay.kept.waiting.add(attempt.owner)
         self.memory.parked(attempt.owner, attempt.missing)
 
     def judge(self, attempt: Attempt) -> None:
         """Enter a finished attempt in the books: what it used has now served its verdict."""
+        self.replay.kept.waiting.discard(attempt.owner)
         if not attempt.used:
             self.ledger.unseen(attempt.owner)
         for _, call, answer in attempt.used:
@@ -245,6 +248,7 @@ class Run:
 
     def give_up(self, attempt: Attempt) -> None:
         """Forget a test that cannot be replayed; the next run starts with it afresh."""
+        self.replay.kept.waiting.discard(attempt.owner)
         self.memory.gave_up(attempt.owner, attempt.missing.values())
 
     def defer(self, owner: str, missing: Iterable[MissingCall]) -> None:
@@ -322,13 +326,13 @@ class Run:
 
     def _transmit(self, call: MissingCall, content: bytes, patience: float | None) -> Reply:
         """Send a call the way that its client would have sent it."""
-        local, kept = self.hosts.local_url, call.kept
-        assert kept is not None
+        local, outgoing = self.hosts.local_url, call.outgoing
+        assert outgoing is not None
         if local:
             url = local + call.target.endpoint
-            return self._transports.send(kept, content, None, patience=patience, url=url)
+            return self._transports.send(outgoing, content, None, patience=patience, url=url)
         way = self.hosts.access.live(call.target.credentials)
-        return self._transports.send(kept, content, way, patience=patience)
+        return self._transports.send(outgoing, content, way, patience=patience)
 
     def has_flex(self, call: MissingCall) -> bool:
         """Whether a call may be tried in the flex tier, as far as is known."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from pytest_langasync.interception.senders import network
 from pytest_langasync.interception.wire import Fail, Reply, Send, Way, Wire
-from pytest_langasync.models import Kept
+from pytest_langasync.models import Outgoing
 
 __all__ = ["AiohttpCall"]
 
@@ -59,8 +59,8 @@ class AiohttpCall:
         """See ``LeafCall``."""
         content = await self._content()
         headers = self._headers()
-        kept = Kept.of(self.method, self.url, headers, self._timeout())
-        return Wire(self.method, self.url, self.path, headers, content, self.way, kept)
+        outgoing = Outgoing.of(self.method, self.url, headers, self._timeout())
+        return Wire(self.method, self.url, self.path, headers, content, self.way, outgoing)
 
     def _timeout(self) -> dict[str, float | None]:
         given = self._kwargs.get("timeout")

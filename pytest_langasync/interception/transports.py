@@ -15,7 +15,7 @@ from pytest_langasync.interception.wire import Reply, untouched
 if TYPE_CHECKING:
     import httpx
 
-    from pytest_langasync.models import Credentials, Kept
+    from pytest_langasync.models import Credentials, Outgoing
 
 __all__ = ["Transports"]
 
@@ -32,7 +32,7 @@ class Transports:
 
     def send(
         self,
-        kept: Kept,
+        outgoing: Outgoing,
         content: bytes,
         way: Credentials | None,
         *,
@@ -42,7 +42,7 @@ class Transports:
         """Send a request with this body and return what comes, read whole.
 
         Args:
-            kept: the request.
+            outgoing: the request.
             content: its body.
             way: tells the way of its client; None: straight to ``url``.
             patience: the least number of seconds to wait for an answer, where the client's own
@@ -55,15 +55,15 @@ class Transports:
         import httpx
 
         # Our connections are as many as there are calls: none waits for one.
-        timeout = {**kept.timeout, "pool": None}
+        timeout = {**outgoing.timeout, "pool": None}
         read = timeout.get("read")
         if patience is not None and read is not None:
             timeout["read"] = max(read, patience)
-        there = httpx.URL(url or kept.url)
+        there = httpx.URL(url or outgoing.url)
         request = httpx.Request(
-            kept.method,
+            outgoing.method,
             there,
-            headers=[("host", there.netloc.decode("ascii")), *kept.headers],
+            headers=[("host", there.netloc.decode("ascii")), *outgoing.headers],
             content=content,
             extensions={"timeout": timeout},
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pytest_langasync.models import Kept, Network
+from pytest_langasync.models import Network, Outgoing
 
 __all__ = [
     "AsyncLeafCall",
@@ -70,7 +70,7 @@ class Wire:
     content: bytes = field(repr=False)
     way: Callable[[], Way | None] = field(default=lambda: None, repr=False)
     """Tells how it reaches its host, where that is known."""
-    kept: Kept | None = field(default=None, repr=False)
+    outgoing: Outgoing | None = field(default=None, repr=False)
     """What is needed to send it later, by its way; None: it can be sent at once only."""
 
 

@@ -59,13 +59,13 @@ def test_sent_from_another_thread_after_the_client_was_closed(
 ) -> None:
     client = getattr(library, kind)()
     found = wire(library, client, f"{server.url}/v1/chat/completions?api-version=3")
-    assert found.kept is not None
+    assert found.outgoing is not None
     client.close() if kind == "Client" else asyncio.run(client.aclose())
     replies = []
 
     def send() -> None:
-        assert found.kept is not None
-        replies.append(transports.send(found.kept, BODY, way(found)))
+        assert found.outgoing is not None
+        replies.append(transports.send(found.outgoing, BODY, way(found)))
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -81,12 +81,14 @@ def test_through_the_clients_proxy(server: Loopback, transports: Transports) -> 
     server.on("POST http://model.test/v1/chat/completions", Say({"answer": 2}))
     client = httpx2.AsyncClient(proxy=f"http://me:secret@{server.url.removeprefix('http://')}")
     found = wire(httpx2, client, "http://model.test/v1/chat/completions")
-    assert found.kept is not None
-    reply = transports.send(found.kept, BODY, way(found))
+    assert found.outgoing is not None
+    reply = transports.send(found.outgoing, BODY, way(found))
     assert json.loads(reply.content) == {"answer": 2}
     assert server.seen[0].headers["proxy-authorization"].startswith("Basic ")
     there = f"{server.url}/v1/chat/completions"
-    assert json.loads(transports.send(found.kept, BODY, None, url=there).content) == {"answer": 1}
+    assert json.loads(transports.send(found.outgoing, BODY, None, url=there).content) == {
+        "answer": 1
+    }
     assert "proxy-authorization" not in server.seen[1].headers, "sent past the proxy"
 
 
@@ -94,9 +96,9 @@ def test_a_time_out_is_the_clients_own(server: Loopback, transports: Transports)
     server.on("POST /v1/chat/completions", Say(fault="hang"))
     call = leaf(httpx2, httpx2.Client(timeout=0.05), f"{server.url}/v1/chat/completions")
     found = call._wire(b"x")
-    assert found.kept is not None
+    assert found.outgoing is not None
     with pytest.raises(httpx.ReadTimeout) as failed:
-        transports.send(found.kept, BODY, way(found))
+        transports.send(found.outgoing, BODY, way(found))
     error = call.failure(Fail(type(failed.value).__name__, str(failed.value)))
     assert type(error) is httpx2.ReadTimeout, "the caller's library is another one than ours"
     server.stop.set()
@@ -105,4 +107,4 @@ def test_a_time_out_is_the_clients_own(server: Loopback, transports: Transports)
 def test_a_network_of_its_own_is_not_kept() -> None:
     client = httpx2.Client()
     client._transport._pool._network_backend = object()
-    assert wire(httpx2, client, "https://model.test/v1/chat/completions").kept is None
+    assert wire(httpx2, client, "https://model.test/v1/chat/completions").outgoing is None
