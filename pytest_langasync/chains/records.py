@@ -48,6 +48,13 @@ class JobRecord:
     """When failed inputs were last tried again."""
     provider_jobs: tuple[str, ...] = ()
     completed: bool = False
+    names: tuple[str, ...] = ()
+    """A digest of each input that is data: what tells that other inputs are given later on."""
+    renewed: tuple[tuple[int, float], ...] = ()
+    """Places of the inputs whose answers were bought anew, and since when only new ones count."""
+    cancelled_at: float | None = None
+    ended: str = ""
+    """How a completed job ended: ``completed``, ``failed``, ``cancelled`` or ``expired``."""
 
     def save(self, store: Store) -> None:
         """Write the record. Raises ``CacheError``."""
@@ -64,6 +71,7 @@ def new_record(
     max_retries: int | None = None,
     refresh: bool = False,
     keep_inputs: bool = True,
+    names: Sequence[str] = (),
 ) -> JobRecord:
     """Return the record of a job that begins now."""
     return JobRecord(
@@ -76,6 +84,7 @@ def new_record(
         priority=priority,
         max_retries=max_retries,
         refresh=refresh,
+        names=tuple(names),
     )
 
 
