@@ -60,6 +60,7 @@ class BatchJob:
         self._poll_interval = settings.poll_interval
         self._first_look = 0.02 if settings.sandbox else FIRST_LOOK
         self._look_at = 0.0
+        self._status_looks_at = CLOCK.timer() + self._first_look
         self._lock = threading.RLock()
         for monitor in active_monitors():
             monitor.record(self)
@@ -91,7 +92,8 @@ class BatchJob:
         Raises:
             ConfigurationError: as ``get_status``.
         """
-        if not self._work.completed and self._lock.acquire(blocking=False):
+        due = not self._work.completed and CLOCK.timer() >= self._status_looks_at
+        if due and self._lock.acquire(blocking=False):
             try:
                 self.get_status()
             except ProviderError as error:
@@ -164,7 +166,7 @@ class BatchJob:
         self._listeners, self._tick = [], lambda: None
         self._work = state["work"]
         self._return_exceptions = state["return_exceptions"]
-        self._poll_interval = self._first_look = self._look_at = 0.0
+        self._poll_interval = self._first_look = self._look_at = self._status_looks_at = 0.0
         self._lock = threading.RLock()
 
     # ---- results
@@ -315,7 +317,6 @@ class BatchJob:
         """
         with self._lock:
             self._work.start()
-            self._look_at = CLOCK.timer() + self._first_look
 
     def attach(self, provider_job: str) -> None:
         """Wait for a provider's job that the cache does not know; ``get_job`` calls it.
