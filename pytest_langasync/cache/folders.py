@@ -131,7 +131,8 @@ class LiveRuns:
         from filelock import FileLock, Timeout
 
         if self._own is None and run:
-            self._folders.dir("live")
+            for path in self._folders.dir("live").glob("*.lock"):
+                self.alive(path.stem)  # takes away what a killed run left
             lock = FileLock(self._path(run), mode=0o600)
             # A second process of the same run need not hold it, too.
             with files.writing(self._path(run)), contextlib.suppress(Timeout):

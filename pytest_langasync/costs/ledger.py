@@ -10,7 +10,7 @@ from sys import intern
 from typing import Any, Literal
 
 from pytest_langasync.costs.prices import PriceBook, Usage
-from pytest_langasync.models import Answer, Call, MissingCall, Request
+from pytest_langasync.models import Answer, Call, MissingCall, Request, is_success
 
 __all__ = [
     "UNUSED", "Books", "Deferred", "Entry", "Ledger", "Retry", "Source", "Summary", "SummaryRow",
@@ -56,7 +56,7 @@ class Entry:
     @property
     def ok(self) -> bool:
         """True for a 2xx status."""
-        return 200 <= self.status < 300
+        return is_success(self.status)
 
     @property
     def priced(self) -> bool:

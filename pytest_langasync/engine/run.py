@@ -110,7 +110,7 @@ class Run:
             self.concurrency, self.ledger, ModelCalls(settings.model_calls), self.hosts.access
         )
         self._forks = ForkGuard(self._router, self.concurrency, self.ledger.passed, settings.silent)
-        self._interceptor = Interceptor(self._forks, self.concurrency)
+        self._interceptor = Interceptor(self._forks, self.concurrency, guards=not settings.silent)
         self._attempt: Attempt | None = None
         self._traces = TraceBuffer(self._is_parked)
 
@@ -211,10 +211,12 @@ class Run:
 
     def park(self, attempt: Attempt) -> None:
         """Keep what a parked attempt asked for in mind until its next one."""
+        self.replay.kept.waiting.add(attempt.owner)
         self.memory.parked(attempt.owner, attempt.missing)
 
     def judge(self, attempt: Attempt) -> None:
         """Enter a finished attempt in the books: what it used has now served its verdict."""
+        self.replay.kept.waiting.discard(attempt.owner)
         if not attempt.used:
             self.ledger.unseen(attempt.owner)
         for _, call, answer in attempt.used:
@@ -241,6 +243,7 @@ class Run:
 
     def give_up(self, attempt: Attempt) -> None:
         """Forget a test that cannot be replayed; the next run starts with it afresh."""
+        self.replay.kept.waiting.discard(attempt.owner)
         self.memory.gave_up(attempt.owner, attempt.missing.values())
 
     def defer(self, owner: str, missing: Iterable[MissingCall]) -> None:

@@ -18,6 +18,7 @@ from pytest_langasync.models import (
     JobStatus,
     Request,
     ResultRow,
+    to_json,
 )
 from pytest_langasync.providers.base import Created, Found, Limits, Provider, Submission
 from pytest_langasync.providers.dialects import MESSAGES
@@ -28,7 +29,6 @@ from pytest_langasync.providers.http import (
     Channel,
     Policy,
     Reply,
-    dumps,
     lines,
     segment,
 )
@@ -109,7 +109,7 @@ class Anthropic(Provider):
 
     def line_bytes(self, custom_id: str, body_bytes: int) -> int:
         """Return an upper bound of what a request adds to the batch, in bytes."""
-        return len(dumps({"custom_id": custom_id, "params": {}})) + body_bytes + 1
+        return len(to_json({"custom_id": custom_id, "params": {}})) + body_bytes + 1
 
     def client(
         self, base_url: str, credentials: Credentials, job_headers: Headers
@@ -216,7 +216,7 @@ class AnthropicClient(BatchClient):
     def create(self, submission: Submission) -> Created:
         """Create the batch, once. See ``Client.create``."""
         requests = [{"custom_id": cid, "params": body} for cid, body in submission.lines]
-        content = dumps({"requests": requests})
+        content = to_json({"requests": requests})
         reply = self._channel.create(
             lambda: self._channel.call(
                 "POST",

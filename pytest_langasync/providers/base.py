@@ -21,6 +21,7 @@ __all__ = [
     "Limits",
     "Provider",
     "Submission",
+    "is_management",
     "is_one_of",
     "telling_headers",
 ]
@@ -169,7 +170,11 @@ class Provider:
     """Headers of a batch that change its answers, in lower case and sorted."""
     empty_query: frozenset[tuple[str, str]] = frozenset()
     """Parts of a call's query that say nothing which the rest of the call does not say."""
+    query_keys: Mapping[str, str] = {}
+    """Parameters of a call's query that hold a key, each with the header that says the same."""
     job_id_prefix = ""
+    halves_batches = False
+    """Whether it documents that a batch costs half of the price of every model."""
     free: tuple[str, ...] = ()
     """Ends of the paths of calls that it does not charge for."""
 
@@ -243,6 +248,12 @@ def telling_headers(headers: Any) -> dict[str, str]:
     found = headers.items() if isinstance(headers, Mapping) else ()
     pairs = ((str(name).lower(), value) for name, value in found)
     return {name: str(value) for name, value in pairs if name.startswith(TELLING)}
+
+
+def is_management(endpoint: str) -> bool:
+    """Return whether a stored endpoint is of a call by which objects are managed: it begins with
+    its method."""
+    return endpoint.startswith(("POST /", "GET /", "DELETE /", "PUT /", "PATCH /"))
 
 
 def is_one_of(patterns: Iterable[str], host: str) -> bool:

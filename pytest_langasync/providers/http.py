@@ -32,7 +32,7 @@ from pytest_langasync.providers.failures import Failure, from_error, from_respon
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["BatchClient", "Channel", "Policy", "Reply", "dumps", "lines", "segment"]
+__all__ = ["BatchClient", "Channel", "Policy", "Reply", "lines", "segment"]
 
 T = TypeVar("T")
 
@@ -406,12 +406,6 @@ def _transport(credentials: Credentials) -> httpx.HTTPTransport | None:
         return None
     tls = credentials.tls if isinstance(credentials, LiveCredentials) else None
     return httpx.HTTPTransport(**transport_options(httpx, credentials.network, tls))
-
-
-def dumps(value: Any) -> bytes:
-    """Return compact UTF-8 JSON on one line, with lone surrogates (no UTF-8) escaped."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")
 
 
 def lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:

@@ -30,6 +30,7 @@ from pytest_langasync.models import (
     Request,
     ResultRow,
     is_success,
+    to_json,
 )
 from pytest_langasync.providers.base import (
     Created,
@@ -46,7 +47,6 @@ from pytest_langasync.providers.http import (
     Channel,
     Policy,
     Reply,
-    dumps,
     lines,
     segment,
 )
@@ -202,6 +202,7 @@ class OpenAI(Provider):
     )
     job_headers = ("openai-beta",)
     job_id_prefix = "batch_"
+    halves_batches = True
     free = ("/moderations",)
 
     def __init__(self, policy: Policy | None = None) -> None:
@@ -217,6 +218,9 @@ class OpenAI(Provider):
         if request.body.get("background") is True:
             # The test goes on to poll for the response, which only the real-time API has.
             return "a background response cannot be batched"
+        if request.body.get("conversation"):
+            # Each call adds to it, and a batch has no order.
+            return "it goes on in a conversation that the provider keeps"
         return ""
 
     def line_bytes(self, custom_id: str, body_bytes: int) -> int:
@@ -423,7 +427,7 @@ def _endpoint(endpoint: str) -> str:
 
 def _line(custom_id: str, endpoint: str, body: Mapping[str, Any]) -> bytes:
     envelope = {"custom_id": custom_id, "method": "POST", "url": _endpoint(endpoint), "body": body}
-    return dumps(envelope) + b"\n"
+    return to_json(envelope) + b"\n"
 
 
 def _upload_not_seen_yet(failure: Failure) -> bool:

@@ -99,6 +99,19 @@ def test_a_failed_request_is_an_error(suite: Suite, verdicts: Verdicts) -> None:
     assert verdicts(suite.run()) == {"errors": 1}
 
 
+@pytest.mark.parametrize(("rate", "options", "texts"), [
+    (0.5, [], 0), (0.5, ["-v"], 1), (0.9, [], 1), (0.9, ["--tb=no"], 0),
+])  # fmt: skip
+def test_misses_keep_their_failure(
+    suite: Suite, rate: float, options: list[str], texts: int
+) -> None:
+    suite.write(REPEATED.format(rate=rate))
+    shown = suite.run(*options).stdout.str()
+    assert shown.count("missed: test_it.py::test_it[repeat5]") == texts
+    assert shown.count("E       AssertionError: the last one") == texts
+    assert shown.count('>       assert "repeat5" not in request.node.name') == texts
+
+
 def test_a_reply_that_cannot_be_read_is_a_short_error(suite: Suite, verdicts: Verdicts) -> None:
     suite.write("""
 from pytest_langasync.scoring import judge
