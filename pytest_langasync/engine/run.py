@@ -106,7 +106,7 @@ class Run:
             self.concurrency, self.ledger, ModelCalls(settings.model_calls), self.hosts.access
         )
         self._forks = ForkGuard(self._router, self.concurrency, self.ledger.passed, settings.silent)
-        self._interceptor = Interceptor(self._forks, self.concurrency)
+        self._interceptor = Interceptor(self._forks, self.concurrency, guards=not settings.silent)
         self._attempt: Attempt | None = None
         self._traces = TraceBuffer(self._is_parked)
 
