@@ -19,7 +19,7 @@ from pytest_langasync.config import CLOCK
 from pytest_langasync.costs.own_prices import OwnPrices
 from pytest_langasync.costs.tools import UNITS, charged_calls
 from pytest_langasync.models import Request
-from pytest_langasync.providers import dialect, dialect_of, is_free
+from pytest_langasync.providers import dialect, dialect_of, halves_batches, is_free
 
 if TYPE_CHECKING:
     from genai_prices import Usage as LibraryUsage
@@ -219,7 +219,7 @@ class PriceBook:
             return None
         if _published(*found, dict(context), when):
             return _library_price(*found, used, context, when)
-        if context == _BATCH and provider == "openai" and _published(*found, {}, when):
+        if context == _BATCH and halves_batches(provider) and _published(*found, {}, when):
             tokens = tuple(one for one in used if one[0] not in UNITS.values())
             listed = _library_price(*found, tokens, (), when)
             whole = _library_price(*found, used, (), when)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pytest_langasync import providers
 from pytest_langasync.costs.ledger import Ledger
@@ -18,7 +18,7 @@ from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.context import CallContext
 from pytest_langasync.interception.wire import Decision, Park, Reply, Send, Wire
 from pytest_langasync.models import Answer, Request, Target, digest, is_success
-from pytest_langasync.providers.hosts import detour
+from pytest_langasync.providers.hosts import PLAYED, detour
 from pytest_langasync.providers.model_calls import ModelCalls
 
 __all__ = ["CallRouter"]
@@ -40,6 +40,8 @@ class _Heard:
     """Why no batch can take it, or an empty string."""
     played: bool = True
     """Whether the sandbox, where there is one, has its model."""
+    plain_url: str = ""
+    """Where the same call goes that is not streamed, where that is elsewhere."""
 
 
 class CallRouter:
@@ -130,7 +132,12 @@ class CallRouter:
         if not self.local_url:
             return None
         called = self._called(wire)
-        url = self.local_url + called.endpoint if called else detour(self.local_url, wire.url)
+        played = called is not None and self._plays(called)
+        url = (
+            self.local_url + called.endpoint
+            if called and played
+            else detour(self.local_url, wire.url)
+        )
         return Send(lambda came: came, url=url) if url else None
 
     def _translate(self, wire: Wire) -> _Heard | None:
@@ -139,7 +146,7 @@ class CallRouter:
             body = json.loads(wire.content)
         except ValueError:
             body = None
-        if called is not None and isinstance(body, dict):
+        if called is not None and isinstance(body, dict) and self._plays(called):
             return self._batchable(wire, called, body)
         if wire.method == "POST" and self._model_calls.matches(wire.url):
             # The sandbox itself says what it does not serve: no answer of a model.
@@ -164,8 +171,9 @@ class CallRouter:
         self._model_calls.called_at(called.base_url)
         headers = {name.lower(): value for name, value in wire.headers.items()}
         identity = provider.identity_headers(headers)
-        asked = set(parse_qsl(urlsplit(wire.url).query, keep_blank_values=True))
-        query = sorted(asked - provider.empty_query)
+        url = urlsplit(wire.url)
+        asked = set(parse_qsl(url.query, keep_blank_values=True)) - provider.empty_query
+        query = sorted(pair for pair in asked if pair[0] not in provider.query_keys)
         if query:  # it may hold a key
             identity += (("query", digest(query)),)
         target = Target(
@@ -175,10 +183,15 @@ class CallRouter:
             identity,
             self._access.remember(wire, called),
         )
-        request = Request(target, called.dialect.strip_stream(body))
+        model = called.dialect.model(called.endpoint)
+        request = Request(target, called.dialect.strip_stream(body), model)
         why_now = provider.rejected(request) or ("a batch takes no query string" if query else "")
-        streamed = body if body.get("stream") else None
-        return _Heard(request, streamed, why_now)
+        streamed = called.dialect.streamed(url.path, dict(parse_qsl(url.query)), body)
+        return _Heard(request, streamed, why_now, plain_url=_plain_url(called, wire.url))
+
+    def _plays(self, called: providers.Called) -> bool:
+        """Whether, where there is a sandbox, it has the batches of this provider."""
+        return not self.local_url or called.provider.name in PLAYED
 
     def _called(self, wire: Wire) -> providers.Called | None:
         """Return whose model is called, and where; None for anything but a call."""
@@ -202,7 +215,16 @@ class CallRouter:
         if streamed is None:  # as it is: it may have been signed
             return Send(record, url=url)
         content = json.dumps(request.body, ensure_ascii=False, separators=(",", ":"))
-        return Send(record, content.encode("utf-8", "surrogatepass"), url)
+        return Send(record, content.encode("utf-8", "surrogatepass"), url or heard.plain_url)
+
+
+def _plain_url(called: providers.Called, url: str) -> str:
+    """Return where a call goes that is not streamed, where the path says which it is."""
+    here, plain = urlsplit(url), urlsplit(f"{called.base_url}{called.endpoint}")
+    if here.path == plain.path:
+        return ""
+    query = [pair for pair in parse_qsl(here.query) if pair not in called.provider.empty_query]
+    return plain._replace(query=urlencode(query)).geturl()
 
 
 def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | None) -> Reply:

@@ -170,7 +170,11 @@ class Provider:
     """Headers of a batch that change its answers, in lower case and sorted."""
     empty_query: frozenset[tuple[str, str]] = frozenset()
     """Parts of a call's query that say nothing which the rest of the call does not say."""
+    query_keys: Mapping[str, str] = {}
+    """Parameters of a call's query that hold a key, each with the header that says the same."""
     job_id_prefix = ""
+    halves_batches = False
+    """Whether it documents that a batch costs half of the price of every model."""
     free: tuple[str, ...] = ()
     """Ends of the paths of calls that it does not charge for."""
 

@@ -202,6 +202,7 @@ class OpenAI(Provider):
     )
     job_headers = ("openai-beta",)
     job_id_prefix = "batch_"
+    halves_batches = True
     free = ("/moderations",)
 
     def __init__(self, policy: Policy | None = None) -> None:
