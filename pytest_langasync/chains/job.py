@@ -11,8 +11,8 @@ from typing import Any, Literal
 from pytest_langasync.chains.finished import FinishedWork
 from pytest_langasync.chains.invoke import Invoker
 from pytest_langasync.chains.monitor import active_monitors
-from pytest_langasync.chains.passes import JobCounts, Work
-from pytest_langasync.chains.records import JobRecord
+from pytest_langasync.chains.passes import Work
+from pytest_langasync.chains.records import JobCounts, JobRecord
 from pytest_langasync.chains.runner import Listener
 from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.costs.ledger import Summary

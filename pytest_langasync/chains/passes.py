@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from pytest_langasync.chains.invoke import Invoker
-from pytest_langasync.chains.records import JobRecord
+from pytest_langasync.chains.records import JobCounts, JobRecord
 from pytest_langasync.chains.runner import Listener, Outcome, Runner
 from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.costs.ledger import Summary
@@ -22,25 +22,10 @@ from pytest_langasync.exceptions import (
 from pytest_langasync.interception.event_loop import aside
 from pytest_langasync.models import AttemptOptions, Event
 
-__all__ = ["JobCounts", "Work"]
+__all__ = ["Work"]
 
 EMPTY_WAITS = 3
 """How often a finished wait may bring nothing before what is missing counts as lost."""
-
-
-@dataclass(frozen=True)
-class JobCounts:
-    """How far a job is known to be."""
-
-    inputs: int
-    done: int
-    """Inputs with a result or a final error."""
-    failed: int
-    """Inputs with a final error."""
-    requests: int = 0
-    """Requests in the provider's jobs that run now."""
-    answered: int = 0
-    """How many of these the provider says are answered."""
 
 
 class Work:
