@@ -67,6 +67,8 @@ class ReplayRules:
 
     not_before: float = 0.0
     """What was bought before that does not count."""
+    renewed: Callable[[str], float] = lambda owner: 0.0
+    """Returns the same moment for one owner alone."""
     errors_not_before: float = 0.0
     """Nor do errors that came before that."""
     key_owner: Callable[[str], str] | None = None
@@ -117,7 +119,9 @@ class Replay:
     def has(self, key: str, owner: str) -> bool:
         """Whether a stored answer may still serve: not too old; an error only for one verdict."""
         entry = self.store.peek(key)
-        if entry is None or entry.age[0] < self._rules.not_before:
+        if entry is None:
+            return False
+        if entry.age[0] < max(self._rules.not_before, self._rules.renewed(owner)):
             return False
         if not entry.ok and entry.received_at < self._rules.errors_not_before:
             return False

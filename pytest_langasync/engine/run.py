@@ -57,6 +57,10 @@ class Front:
     """Base URL of a sandbox that runs already."""
     sandbox_reply: Callable[[Any], Any] | None = None
     """Answers in the place of the sandbox that this run starts."""
+    suite: str = ""
+    """What names it at its providers; empty: the project."""
+    option: Callable[[str], str] = lambda name: f"--langasync-{name.replace('_', '-')}"
+    """Returns what a person calls a setting, for errors that speak of it."""
     allow: Callable[[str, Request], None] | None = None
     """Where another process keeps the budget: raises ``ConfigurationError`` when a call, given with
     its key, may not be sent in real time."""
@@ -87,13 +91,13 @@ class Run:
             self.store,
             settings,
             self.started_at,
-            suite_of(settings.rootdir),
+            front.suite or suite_of(settings.rootdir),
             front.notify,
             front.tick,
             self.hosts.connect,
             self.refusals,
         )
-        self.budget = Budget(self.store, prices, settings.max_cost, self.started_at)
+        self.budget = Budget(self.context, prices, front.option)
         self._allow = front.allow or self.budget.check_now
         self.refused = ""
         """Why nothing more may be sent in this run, once something stands in the way."""
