@@ -146,16 +146,13 @@ def test_nobody_listens_for_a_while(
     assert result.ret != 0 and "Traceback" not in output(result)
 
 
-def test_results_on_another_host_are_refused(suite: Suite, provider: Sandbox) -> None:
-    """The key would go there, too."""
+def test_results_said_to_be_on_another_host(suite: Suite, provider: Sandbox) -> None:
+    """They are read where the batch was made: the key would go to the other host, too."""
     suite.write(CLAUDE)
     elsewhere = [[r'"results_url": ?"http://[^/]+', '"results_url":"http://evil.example.com']]
     provider.set_faults(
         {"http": [{"path": CALLS["poll messages"], "replace": elsewhere, "count": 0}]}
     )
     result = suite.plain(*BATCH)
-    assert result.ret != 0 and "evil.example.com" in output(result)
-    assert "Traceback" not in output(result)
-    provider.set_faults({})
-    suite.plain(*BATCH).assert_outcomes(passed=1)
-    assert len(provider.ledger()) == 1
+    result.assert_outcomes(passed=1)
+    assert "evil.example.com" not in output(result) and len(provider.ledger()) == 1
