@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_langasync.cache import files, records
 from pytest_langasync.cache.records import OwnerState
@@ -16,6 +16,7 @@ from pytest_langasync.exceptions import CacheError
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
+T = TypeVar("T")
 VERSION = 1
 INSIDE = ("chains", "intents", "jobs", "live", "provider", "realtime", "runs", "sandbox", "texts")
 """The folders that a cache may hold."""
@@ -205,12 +206,19 @@ class History:
         """Return the IDs of the stored runs, newest first."""
         return sorted((path.stem for path in self._runs.glob("*.json")), reverse=True)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield the stored runs, newest first; a damaged one is reported and left out."""
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the stored documents as they are, newest first."""
+        return self.read(lambda document: document)
+
+    def read(self, parse: Callable[[Any], T]) -> Iterator[T]:
+        """Yield the stored runs, newest first; a damaged one is reported and left out.
+
+        ``parse`` makes a run of a document, and raises ``ValueError`` where it is none.
+        """
         for run_id in self.ids():
             path = self._runs / f"{run_id}.json"
             try:
-                yield files.read_document(path, files.LARGE)
+                yield parse(files.read_document(path, files.LARGE))
             except files.DAMAGE as error:
                 self._folders.report(f"{path}: damaged ({error})")
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from sys import intern
 from typing import Any, Literal
 
 from pytest_langasync.costs.prices import PriceBook, Usage
-from pytest_langasync.models import Answer, Call, MissingCall, Request, canonical_json
+from pytest_langasync.models import Answer, Call, MissingCall, Request
 
 __all__ = [
-    "UNUSED", "Deferred", "Entry", "Ledger", "Retry", "Source", "Summary", "SummaryRow",
+    "UNUSED", "Books", "Deferred", "Entry", "Ledger", "Retry", "Source", "Summary", "SummaryRow",
     "source_of",
 ]  # fmt: skip
 
@@ -65,7 +65,7 @@ class Entry:
 
     def order(self) -> tuple[bool, float, str]:
         """Sort key: of two entries of one key, the greater is the one that counts."""
-        return (self.source != "cache", self.received_at, canonical_json(_plain(self)))
+        return (self.source != "cache", self.received_at, repr(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,25 @@ class Summary:
     retries: tuple[Retry, ...]
     unseen: tuple[str, ...] = ()
     """Tests that were judged without any call to a model."""
+
+
+@dataclass(frozen=True)
+class Books:
+    """What one process of a run has in its ledger; another one's ``Ledger.merge`` takes it.
+
+    Plain data, which pydantic carries between processes; a price stays a ``Decimal``, so that no
+    digit is lost.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    deferred: tuple[Deferred, ...] = ()
+    tests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The keys of each test's calls, in the order in which it first made them."""
+    passed: tuple[tuple[str, int, str], ...] = ()
+    masked: Mapping[str, int] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    retries: tuple[Retry, ...] = ()
 
 
 @dataclass
@@ -277,36 +296,35 @@ class Ledger:
         keys = [key for key in self._tests.get(test, {}) if key not in self._entries]
         return tuple(self._deferred[key] for key in keys if key in self._deferred)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain JSON values: what ``merge`` takes in another process."""
-        return {
-            "entries": [_plain(self._entries[key]) for key in sorted(self._entries)],
-            "deferred": [asdict(self._deferred[key]) for key in sorted(self._deferred)],
-            "tests": {test: list(keys) for test, keys in sorted(self._tests.items())},
-            "passed": [[host, n, why] for (host, why), n in sorted(self._passed.items())],
-            "masked": dict(sorted(self._masked.items())),
-            "changed": sorted(self._changed),
-            "unseen": sorted(self._unseen),
-            "retries": [[*key, count] for key, count in sorted(self._retries.items())],
-        }
+    def books(self) -> Books:
+        """Return everything: what ``merge`` takes in another process."""
+        return Books(
+            entries=tuple(self._entries[key] for key in sorted(self._entries)),
+            deferred=tuple(self._deferred[key] for key in sorted(self._deferred)),
+            tests={test: tuple(keys) for test, keys in sorted(self._tests.items())},
+            passed=tuple((host, n, why) for (host, why), n in sorted(self._passed.items())),
+            masked=dict(sorted(self._masked.items())),
+            changed=tuple(sorted(self._changed)),
+            unseen=tuple(sorted(self._unseen)),
+            retries=tuple(Retry(*key, count) for key, count in sorted(self._retries.items())),
+        )
 
-    def merge(self, other: Mapping[str, Any]) -> None:
-        """Add what another process's ``as_dict`` holds; the order of merging does not matter."""
-        for plain in other["entries"]:
-            self._keep(_entry(plain))
-        for plain in other["deferred"]:
-            waiting = Deferred(**plain)
+    def merge(self, other: Books) -> None:
+        """Add what another process's ``books`` hold; the order of merging does not matter."""
+        for entry in other.entries:
+            self._keep(entry)
+        for waiting in other.deferred:
             known = self._deferred.get(waiting.key, waiting)
             self._deferred[waiting.key] = max(known, waiting, key=lambda one: one.job_id or "")
-        for test, keys in other["tests"].items():
+        for test, keys in other.tests.items():
             self._tests.setdefault(test, {}).update(dict.fromkeys(keys))
-        for host, count, why in other["passed"]:
+        for host, count, why in other.passed:
             self._passed[host, why] += count
-        self._masked.update(other["masked"])
-        self._changed.update(other["changed"])
-        self._unseen.update(other["unseen"])
-        for job_id, reason, count in other["retries"]:
-            self._retries[job_id, reason] += count
+        self._masked.update(other.masked)
+        self._changed.update(other.changed)
+        self._unseen.update(other.unseen)
+        for retry in other.retries:
+            self._retries[retry.job_id, retry.reason] += retry.count
 
     def summary(self) -> Summary:
         """Return the sums, as of now."""
@@ -372,17 +390,3 @@ def _total(rows: Iterable[SummaryRow]) -> SummaryRow:
         if isinstance(one.default, int | Decimal)
     }
     return SummaryRow(model="total", **sums)
-
-
-def _plain(entry: Entry) -> dict[str, Any]:
-    """Return an entry as JSON values; prices are strings, so that no digit is lost."""
-    prices = {"list_price": entry.list_price, "paid": entry.paid}
-    return asdict(entry) | {k: None if v is None else str(v) for k, v in prices.items()}
-
-
-def _entry(plain: Mapping[str, Any]) -> Entry:
-    values = dict(plain)
-    values["usage"] = None if values["usage"] is None else Usage(**values["usage"])
-    for name in ("list_price", "paid"):
-        values[name] = None if values[name] is None else Decimal(values[name])
-    return Entry(**values)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from pytest_langasync import providers
 from pytest_langasync.cache.secret_places import SecretPlaces
 from pytest_langasync.cache.store import Store
 from pytest_langasync.config import CLOCK, Settings, suite_of
-from pytest_langasync.costs.ledger import Ledger
+from pytest_langasync.costs.ledger import Books, Ledger
 from pytest_langasync.costs.prices import PriceBook
 from pytest_langasync.engine import explanations
 from pytest_langasync.engine.budget import Budget
@@ -250,14 +250,15 @@ class Run:
             self.ledger.retried(job_id, why, count)
         enter_unused(self.ledger, self.store, self._used)
 
-    def books(self) -> dict[str, Any]:
-        """Return this process's part of the books as JSON values: what ``absorb`` takes."""
-        return {"ledger": self.ledger.as_dict(), "used": sorted(self._used)}
+    @property
+    def used(self) -> list[str]:
+        """The keys of the answers that verdicts of this process used, sorted."""
+        return sorted(self._used)
 
-    def absorb(self, books: Mapping[str, Any]) -> None:
-        """Enter another process's books here."""
-        self.ledger.merge(books["ledger"])
-        self._used.update(books["used"])
+    def absorb(self, books: Books, used: Iterable[str]) -> None:
+        """Enter another process's books, and the keys of what it used."""
+        self.ledger.merge(books)
+        self._used.update(used)
 
     # ---- waves
 

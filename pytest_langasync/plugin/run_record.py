@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,15 @@ from pytest_langasync.engine.run import Run
 from pytest_langasync.exceptions import CacheError, ConfigurationError
 from pytest_langasync.plugin.report_buffer import fail_run
 from pytest_langasync.plugin.terminal import Reporter
-from pytest_langasync.reporting import jsonfile
-from pytest_langasync.scoring.comparison import compare, judged
+from pytest_langasync.reporting.comparison import compare
+from pytest_langasync.reporting.history import RunFigures, figures
+from pytest_langasync.reporting.jsonfile import run_report, write_text
+from pytest_langasync.reporting.model import (
+    Comparison,
+    NewerReportError,
+    RunReport,
+    read_report,
+)
 
 __all__ = ["RunRecorder"]
 
@@ -46,8 +53,8 @@ class RunRecorder:
         started = time.strftime("%Y%m%dT%H%M%S", time.gmtime(reporter.started_at))
         thousandths = int(reporter.started_at % 1 * 1000)
         self.name = f"{started}.{thousandths:03}Z-{secrets.token_hex(2)}"
-        self.comparison: dict[str, Any] | None = None
-        self._named: Mapping[str, Any] | None = None
+        self.comparison: Comparison | None = None
+        self._named: RunReport | None = None
         self._written: list[tuple[str, str]] = []
 
     def pytest_sessionstart(self) -> None:
@@ -75,14 +82,13 @@ class RunRecorder:
             return
         if self.settings.report:
             self.store.refresh()  # workers wrote answers, too
-        run = self._document(int(session.exitstatus))
+        run = self._report_of(int(session.exitstatus))
         self._keep(run)
         for name in self.settings.report:
             self._write(name, run)
         if path := os.environ.get(STEP_SUMMARY, ""):
             self._append(Path(path), run)
-        told = jsonfile.without_texts(run)
-        self.config.hook.pytest_langasync_run_finished(config=self.config, run=told)
+        self.config.hook.pytest_langasync_run_finished(config=self.config, run=run.without_texts())
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -91,8 +97,9 @@ class RunRecorder:
 
         wanted = self.settings.baseline or self.settings.fail_on_regression
         if self.comparison is not None:
-            name = self.comparison["baseline"]
-            terminalreporter.section(f"compared with {name}", sep="-", bold=True)
+            terminalreporter.section(
+                f"compared with {self.comparison.baseline}", sep="-", bold=True
+            )
             verbose = self.config.get_verbosity() > 0
             for line in comparison_lines(self.comparison, verbose=verbose):
                 terminalreporter.write_line(line.text, **line.markup)
@@ -113,118 +120,124 @@ class RunRecorder:
     def _compare(self, session: pytest.Session) -> None:
         if not (self.settings.baseline or self.settings.fail_on_regression):
             return
-        after = {"tests": [{"id": name, **test} for name, test in self.reporter.tests().items()]}
-        before = self._named or self._last(judged(after))
-        if before is None or not judged(after):
+        after = RunReport(tests=self.reporter.tests())
+        now = after.judged().keys()
+        before = self._named or self._last(now)
+        if before is None or not now:
             return
         self.comparison = compare(before, after)
-        if self.settings.fail_on_regression and self.comparison["regressions"]:
-            message = "; ".join(self.comparison["regressions"])
-            fail_run(session, "langasync", f"worse than {self.comparison['baseline']}: {message}")
+        if self.settings.fail_on_regression and self.comparison.regressions:
+            message = "; ".join(self.comparison.regressions)
+            fail_run(session, "langasync", f"worse than {self.comparison.baseline}: {message}")
 
-    def _last(self, now: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def _runs(self) -> Iterator[RunReport]:
+        """Yield the kept runs, newest first."""
+        return self.store.history.read(read_report)
+
+    def _last(self, now: Collection[str]) -> RunReport | None:
         """Return the newest whole run that judged at least half of these tests.
 
         Where a regression fails the run, one that failed so is no measure: the gate would open by
         itself the second time.
         """
-        for run in self.store.history:
-            if run["started_at"] >= self.reporter.started_at:
+        for run in self._runs():
+            if run.started_at >= self.reporter.started_at:
                 continue
-            worse = (run.get("comparison") or {}).get("regressions")
-            if worse and self.settings.fail_on_regression:
+            if run.comparison and run.comparison.regressions and self.settings.fail_on_regression:
                 continue
-            waited = any(test["outcome"] == "deferred" for test in run["tests"])
-            if not waited and 2 * len(judged(run).keys() & now.keys()) >= len(now):
+            waited = any(test.outcome == "deferred" for test in run.tests)
+            common = sum(name in now for name in run.judged())
+            if not waited and 2 * common >= len(now):
                 return run
         return None
 
-    def _kept(self, name: str) -> Mapping[str, Any]:
+    def _kept(self, name: str) -> RunReport:
         ids = self.store.history.ids()
         found = [one for one in ids if one.startswith(name)]
         if len(found) != 1:
             known = ", ".join(ids[:5]) or "none is kept"
             what = "is no run" if not found else f"may be {' or '.join(found[:3])}"
             raise ConfigurationError(f"{name!r} {what} in {self.settings.cache}; newest: {known}")
-        run = next((run for run in self.store.history if run["name"] == found[0]), None)
+        run = next((run for run in self._runs() if run.name == found[0]), None)
         if run is None:
             raise ConfigurationError(f"the run {found[0]} in {self.settings.cache} is damaged")
         return run
 
-    def _report(self, path: Path) -> Mapping[str, Any]:
+    def _report(self, path: Path) -> RunReport:
         try:
-            run = json.loads(path.read_bytes())
-            if run["schema"] > jsonfile.SCHEMA:
-                raise ConfigurationError(f"{path} was written by a newer pytest-langasync")
-            judged(run)
+            run = read_report(json.loads(path.read_bytes()))
         except OSError as error:
             raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ConfigurationError(f"{path} is no report of --langasync-report") from None
-        return {"name": path.name, **run}
+        except NewerReportError:
+            raise ConfigurationError(f"{path} was written by a newer pytest-langasync") from None
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{path} is no report of --langasync-report: {error}"
+            ) from None
+        return run if run.name else run.model_copy(update={"name": path.name})
 
     # ---- the present
 
-    def _document(self, exit_status: int) -> dict[str, Any]:
+    def _report_of(self, exit_status: int) -> RunReport:
         evals = self.config.pluginmanager.get_plugin("langasync-evals")
         listeners = self.config.hook.pytest_langasync_run_finished.get_hookimpls()
-        return jsonfile.run_json(
+        return run_report(
             self._ledger,
-            name=self.name,
-            tests=self.reporter.tests(),
-            gates=evals.gates.results() if evals is not None else (),
-            comparison=self.comparison,
-            exit_status=exit_status,
+            self.reporter.tests(),
             now=CLOCK.now(),
-            settings=self.settings.shown(),
             calls=bool(self.settings.report or listeners),
+            name=self.name,
+            exit_status=exit_status,
+            settings=self.settings.shown(),
+            gates=evals.gates.results() if evals is not None else [],
+            comparison=self.comparison,
         )
 
-    def _keep(self, run: Mapping[str, Any]) -> None:
-        if judged(run):
+    def _keep(self, run: RunReport) -> None:
+        if run.judged():
             try:
-                self.store.history.add(self.name, jsonfile.without_calls(run))
+                self.store.history.add(self.name, run.kept())
             except CacheError as error:
                 self.reporter.trouble(str(error))
 
-    def _write(self, name: str, run: Mapping[str, Any]) -> None:
+    def _write(self, name: str, run: RunReport) -> None:
         path, error = self._place(name), ""
         try:
-            if name.endswith(".json"):
-                jsonfile.write(path, self._told(run))
-            else:
-                jsonfile.write_text(path, self._page(name, run))
+            write_text(path, self._page(name, run))
         except OSError as trouble:
             error = str(trouble)
         self._written.append((name, error))
 
-    def _page(self, name: str, run: Mapping[str, Any]) -> str:
+    def _page(self, name: str, run: RunReport) -> str:
         if name.endswith(".md"):
             from pytest_langasync.reporting.markdown import markdown
 
             return markdown(run)
+        told = self._with_bodies(run)
+        if name.endswith(".json"):
+            return told.text()
         from pytest_langasync.reporting.html import html_page
 
-        return html_page(self._told(run), history=list(self._history())[::-1])
+        return html_page(told, history=list(self._history())[::-1])
 
-    def _history(self) -> Iterator[dict[str, Any]]:
-        earlier = (run for run in self.store.history if run["name"] != self.name)
-        return islice(map(jsonfile.figures, earlier), CHARTED)
+    def _history(self) -> Iterator[RunFigures]:
+        earlier = (run for run in self._runs() if run.name != self.name)
+        return islice(map(figures, earlier), CHARTED)
 
-    def _told(self, run: Mapping[str, Any]) -> dict[str, Any]:
+    def _with_bodies(self, run: RunReport) -> RunReport:
         """Add what was asked and answered, from the cache."""
 
         def request_body(key: str) -> Any:
             body = self.store.request_body(key)
             return None if redaction.is_digests(body) else body
 
-        return jsonfile.with_bodies(
-            run,
-            request_body=request_body,
-            answer_body=lambda key: answer.body if (answer := self.store.answer(key)) else None,
-        )
+        def answer_body(key: str) -> Any:
+            answer = self.store.answer(key)
+            return answer.body if answer else None
 
-    def _append(self, path: Path, run: Mapping[str, Any]) -> None:
+        return run.with_bodies(request_body, answer_body)
+
+    def _append(self, path: Path, run: RunReport) -> None:
         from pytest_langasync.reporting.markdown import markdown
 
         try:

@@ -20,6 +20,7 @@ from pytest_langasync.config import Settings
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.plugin.marker import MarkerOptions
 from pytest_langasync.plugin.other_plugins import realtime_because
+from pytest_langasync.plugin.terminal import MISSED
 from pytest_langasync.reporting.text import escape
 from pytest_langasync.scoring.gates import Gates
 
@@ -192,7 +193,7 @@ class Scores:
             data["missed"] = True
             said = str(call.excinfo.value if call.excinfo else "failed").partition("\n")[0]
             reason = escape(said)
-            report.sections.append(("missed", report.longreprtext))
+            report.sections.append((MISSED, report.longreprtext))
             report.outcome = "skipped"
             path, line, _ = item.location
             report.longrepr = (path, line or 0, f"missed: {reason}")

@@ -20,13 +20,17 @@ from pytest_langasync.plugin.other_plugins import REALTIME_BECAUSE
 if TYPE_CHECKING:
     from pytest_langasync.engine.run import Run
     from pytest_langasync.plugin.xdist_messages import WorkerBooks
+    from pytest_langasync.reporting.model import TestReport
     from pytest_langasync.reporting.progress import Gathering, Progress
     from pytest_langasync.reporting.terminal import Line
 
-__all__ = ["EX_TEMPFAIL", "Reporter"]
+__all__ = ["EX_TEMPFAIL", "MISSED", "Reporter"]
 
 LONGEST_FAILURE = 2_000
 """How many characters of a failure's message a report holds."""
+
+MISSED = "missed"
+"""The section of a missed test's report that holds its failure."""
 
 EX_TEMPFAIL = 75
 """Exit status when nothing failed but tests are still waiting (``sysexits.h``: try again later)."""
@@ -48,6 +52,8 @@ class Reporter:
         self.verdicts: dict[str, str] = {}
         self.scores: dict[str, dict[str, Any]] = {}
         self.failures: dict[str, str] = {}
+        self.xfails: dict[str, str] = {}
+        """Of tests that a mark ``xfail`` decided: its reason."""
         self.in_place: dict[str, set[str]] = {}
         """By what runs their function many times: the tests that are in real time for that."""
         self.troubles: list[str] = []
@@ -175,7 +181,8 @@ class Reporter:
         run = self._run
         assert run is not None
         return WorkerBooks(
-            **run.books(),
+            ledger=run.ledger.books(),
+            used=run.used,
             troubles=[*self.troubles, *run.store.problems],
             not_reproducible=self.not_reproducible,
             left=self._left,
@@ -184,7 +191,7 @@ class Reporter:
     def absorb(self, books: WorkerBooks) -> None:
         """Enter a worker's books here."""
         assert self._run is not None
-        self._run.absorb({"ledger": books.ledger, "used": books.used})
+        self._run.absorb(books.ledger, books.used)
         for trouble in books.troubles:
             self.trouble(trouble)
         self.not_reproducible += books.not_reproducible
@@ -208,9 +215,12 @@ class Reporter:
             self.deferred[report.nodeid] = reason
         elif report.when == "call" or report.outcome != "passed":
             self.verdicts[report.nodeid] = "error" if self._is_error(report) else report.outcome
+            if hasattr(report, "wasxfail"):
+                self.xfails[report.nodeid] = str(report.wasxfail)
             crash: Any = getattr(report.longrepr, "reprcrash", None)
-            if report.failed:
-                said = crash.message if crash else report.longreprtext
+            missed = dict(report.sections).get(MISSED) if data and data.get("missed") else None
+            if report.failed or missed:
+                said = missed or (crash.message if crash else report.longreprtext)
                 self.failures[report.nodeid] = said[:LONGEST_FAILURE]
 
     @staticmethod
@@ -332,14 +342,16 @@ class Reporter:
 
     # ---- for the record
 
-    def tests(self) -> dict[str, dict[str, Any]]:
-        """Return each test's verdict and scores by node ID."""
+    def tests(self) -> list[TestReport]:
+        """Return each test's verdict and scores."""
+        from pytest_langasync.reporting.model import TestReport
+
         verdicts = self.verdicts | dict.fromkeys(self.deferred, "deferred")
-        return {
-            nodeid: {
-                "outcome": outcome,
-                **self.scores.get(nodeid, {}),
-                **({"failure": self.failures[nodeid]} if nodeid in self.failures else {}),
-            }
-            for nodeid, outcome in verdicts.items()
-        }
+        told: list[TestReport] = []
+        for nodeid, outcome in verdicts.items():
+            known = {"id": nodeid, "outcome": outcome, **self.scores.get(nodeid, {})}
+            for name, texts in (("failure", self.failures), ("xfail", self.xfails)):
+                if nodeid in texts:
+                    known[name] = texts[nodeid]
+            told.append(TestReport.model_validate(known))
+        return told

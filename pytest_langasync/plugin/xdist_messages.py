@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from pytest_langasync.costs.ledger import Books
 from pytest_langasync.engine.buyer import WaveResult
 from pytest_langasync.models import MissingCall, Request
 
@@ -59,7 +60,7 @@ class Invitation(_Message):
 class WorkerBooks(_Message):
     """A worker's part of what the summary tells."""
 
-    ledger: dict[str, Any]
+    ledger: Books
     used: list[str]
     troubles: list[str]
     not_reproducible: list[str]
@@ -157,7 +158,7 @@ _WORKER_MESSAGE: TypeAdapter[WorkerMessage] = TypeAdapter(
 
 def encode(message: BaseModel) -> bytes:
     """Return a message as bytes for the socket."""
-    return json.dumps(message.model_dump()).encode()
+    return json.dumps(message.model_dump(), default=str).encode()  # a Decimal as its digits
 
 
 def read_worker_message(data: bytes) -> WorkerMessage:

@@ -13,37 +13,34 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from pytest_langasync.providers import dialect
 from pytest_langasync.reporting.charts import Chart, bars, lines
-from pytest_langasync.reporting.text import (
-    counted,
-    duration,
-    escape,
-    money,
-    shorten,
-)
-from pytest_langasync.scoring.statistics import mean, t_interval, wilson
+from pytest_langasync.reporting.groups import groups_of
+from pytest_langasync.reporting.history import RunFigures, figures
+from pytest_langasync.reporting.model import CallReport, RunReport, ScoreValue, TestReport
+from pytest_langasync.reporting.text import duration, escape, money, shorten
 
 __all__ = ["html_page"]
-
-Run = Mapping[str, Any]
 
 LONGEST = 20_000
 """Characters of a text that the page shows; the JSON report has all of it."""
 _LABEL, _LABELS = 200, 12
 """Characters of a label that the page shows, and how many labels of a score it counts."""
-_VERDICTS = ("passed", "failed", "error", "missed", "deferred", "skipped")
+_VERDICTS = (
+    "passed", "failed", "error", "missed", "deferred", "xfailed", "xpassed", "skipped",
+)  # fmt: skip
 
 
-def html_page(run: Run, *, history: Sequence[Run] = ()) -> str:
+def html_page(run: RunReport, *, history: Sequence[RunFigures] = ()) -> str:
     """Return the page of a run.
 
     Args:
-        run: its account, with ``request`` and ``answer`` of each call where they are to be shown.
-        history: the figures of earlier runs, oldest first (``jsonfile.figures``).
+        run: its report, with ``request`` and ``answer`` of each call where they are to be shown.
+        history: the figures of earlier runs, oldest first (``history.figures``).
     """
     from jinja2 import Environment, PackageLoader
 
@@ -53,7 +50,7 @@ def html_page(run: Run, *, history: Sequence[Run] = ()) -> str:
     environment.filters |= {"usd": _usd, "rate": _rate, "when": _when, "number": _number}
     environment.filters["visible"] = _name
     style, script = (environment.loader.get_source(environment, name)[0] for name in _ASSETS)  # type: ignore[union-attr]
-    verdicts = [_verdict(test) for test in run["tests"]]
+    verdicts = [test.verdict for test in run.tests]
     texts = _Texts()
     cases = [_case(test, change, texts) for test, change in _with_change(run)]
     # ASCII, and no character that could end the element it stands in.
@@ -65,11 +62,12 @@ def html_page(run: Run, *, history: Sequence[Run] = ()) -> str:
         style_hash=_hash(style),
         script_hash=_hash(script),
         data=data.replace("<", "\\u003c"),
-        failed_gates=[gate for gate in run["gates"] if not gate["passed"]],
+        failed_gates=[gate for gate in run.gates if not gate.passed],
         verdicts=[(word, verdicts.count(word)) for word in _VERDICTS if word in verdicts],
-        groups=list(_groups(run["tests"])),
+        groups=sorted(groups_of(run.tests), key=lambda group: group.name),
+        most_labels=_LABELS,
         charts=_charts(run, history),
-        took=duration(run["ended_at"] - run["started_at"]),
+        took=duration(run.ended_at - run.started_at),
     )
 
 
@@ -79,10 +77,6 @@ _ASSETS = ("report.css", "report.js")
 def _hash(source: str) -> str:
     digest = hashlib.sha256(source.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
-
-
-def _verdict(test: Run) -> str:
-    return "missed" if test.get("missed") else str(test["outcome"])
 
 
 # ---- filters of the template
@@ -134,42 +128,52 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1, default=str)
 
 
-def _with_change(run: Run) -> Iterable[tuple[Run, Mapping[str, Any]]]:
+@dataclass
+class _Change:
+    """How a test differs from the baseline."""
+
+    verdict: str = ""
+    before: dict[str, ScoreValue] = field(default_factory=dict)
+    """The scores that moved, as they were."""
+
+
+def _with_change(run: RunReport) -> Iterable[tuple[TestReport, _Change]]:
     """Yield each test with how it differs from the baseline."""
-    comparison = run.get("comparison") or {}
-    changes: dict[str, dict[str, Any]] = {}
-    for what in ("newly_failing", "newly_passing", "added"):
-        for name in comparison.get(what, ()):
-            changes.setdefault(name, {})["verdict"] = what.replace("_", " ")
-    for move in comparison.get("moves", ()):
-        scores = changes.setdefault(move["id"], {}).setdefault("scores", {})
-        scores[move["name"]] = move["before"]
-    for test in run["tests"]:
-        yield test, changes.get(test["id"], {})
+    changes: dict[str, _Change] = {}
+    if c := run.comparison:
+        named = (("newly failing", c.newly_failing), ("newly passing", c.newly_passing))
+        for what, names in (*named, ("added", c.added)):
+            for name in names:
+                changes.setdefault(name, _Change()).verdict = what
+        for move in c.moves:
+            changes.setdefault(move.id, _Change()).before[move.name] = move.before
+    for test in run.tests:
+        yield test, changes.get(test.id, _Change())
 
 
-def _case(test: Run, change: Run, texts: _Texts) -> dict[str, Any]:
-    costs = [call["paid_usd"] for call in test["calls"]]
-    before, case = change.get("scores", {}), test.get("case", {})
+def _case(test: TestReport, change: _Change, texts: _Texts) -> dict[str, Any]:
+    costs = [call.paid_usd for call in test.calls]
+    known = [cost for cost in costs if cost is not None]
+    case = {} if test.case is None else dict(test.case)
     return {
-        "id": escape(test["id"]),
-        "verdict": _verdict(test),
-        "group": escape(test.get("group", "")),
+        "id": escape(test.id),
+        "verdict": test.verdict,
+        "group": escape(test.group or ""),
         "scores": [
             {
                 "name": _name(name),
-                "value": _value(score["value"]),
-                "reason": texts.add(_escaped(score["reason"])),
-                **({"before": _value(before[name])} if name in before else {}),
+                "value": _value(score.value),
+                "reason": texts.add(_escaped(score.reason)),
+                **({"before": _value(change.before[name])} if name in change.before else {}),
             }
-            for name, score in test.get("scores", {}).items()
+            for name, score in test.scores.items()
         ],
-        "change": change.get("verdict", ""),
-        "cost": None if None in costs else sum(costs),
-        "failure": texts.add(_escaped(test.get("failure"))),
+        "change": change.verdict,
+        "cost": None if len(known) < len(costs) else sum(known),
+        "failure": texts.add(_escaped(test.failure)),
         **{name: texts.add(case.get(name)) for name in ("input", "expected", "output")},
-        "waits": [_name(waiting.get("job_id") or "") for waiting in test["deferred"]],
-        "calls": [_call(call, texts) for call in test["calls"]],
+        "waits": [_name(waiting.job_id or "") for waiting in test.deferred],
+        "calls": [_call(call, texts) for call in test.calls],
     }
 
 
@@ -183,73 +187,38 @@ def _value(value: Any) -> Any:
     return value if finite else _name(value)
 
 
-def _call(call: Run, texts: _Texts) -> dict[str, Any]:
-    names, figures = ("served_model", "model", "job_id"), ("status", "paid_usd", "age_seconds")
-    usage = call["usage"] or {}
-    request, answer = call.get("request"), call.get("answer")
-    shape = dialect(str(call["provider"]), str(call["endpoint"]))
-    said = shape.messages(request) if isinstance(request, Mapping) else []
+def _call(call: CallReport, texts: _Texts) -> dict[str, Any]:
+    names = ("served_model", "model", "job_id", "source")
+    shape = dialect(call.provider, call.endpoint)
+    said = shape.messages(call.request) if isinstance(call.request, Mapping) else []
     return {
-        **{name: _name(call[name] or "") for name in (*names, "source")},
-        **{name: call[name] for name in figures},
-        "input_tokens": usage.get("input_tokens"),
-        "output_tokens": usage.get("output_tokens"),
+        **{name: _name(getattr(call, name) or "") for name in names},
+        "status": call.status,
+        "paid_usd": call.paid_usd,
+        "age_seconds": call.age_seconds,
+        "input_tokens": call.usage.input_tokens if call.usage else None,
+        "output_tokens": call.usage.output_tokens if call.usage else None,
         "said": [(_name(who), texts.add(text)) for who, text in said],
-        "answered": None if answer is None else texts.add(shape.answer_text(answer)),
+        "answered": None if call.answer is None else texts.add(shape.answer_text(call.answer)),
     }
-
-
-# ---- the tables of figures
-
-
-def _groups(tests: Sequence[Run]) -> Iterable[dict[str, Any]]:
-    groups: dict[str, list[Run]] = {}
-    for test in tests:
-        if "group" in test and _verdict(test) not in ("skipped", "deferred"):
-            groups.setdefault(test["group"], []).append(test)
-    for name, members in sorted(groups.items()):
-        passed = sum(_verdict(test) == "passed" for test in members)
-        yield {
-            "name": name,
-            "passed": passed,
-            "count": len(members),
-            "interval": wilson(passed, len(members)),
-            "scores": list(_scores(members)),
-        }
-
-
-def _scores(tests: Sequence[Run]) -> Iterable[dict[str, Any]]:
-    for name in sorted({name for test in tests for name in test.get("scores", {})}):
-        values = [test["scores"][name]["value"] for test in tests if name in test.get("scores", {})]
-        numbers = [float(value) for value in values if isinstance(value, (int, float))]
-        if numbers and len(numbers) == len(values):
-            yield {"name": name, "mean": mean(numbers), "interval": t_interval(numbers)}
-        else:
-            labels, others = counted(map(str, values), _LABELS)
-            yield {"name": name, "labels": labels, "others": others}
 
 
 # ---- the charts
 
 
-def _charts(run: Run, history: Sequence[Run]) -> list[Chart]:
-    from pytest_langasync.reporting.jsonfile import figures
-
+def _charts(run: RunReport, history: Sequence[RunFigures]) -> list[Chart]:
     runs = [*history, figures(run)]
     if len(runs) < 2:
         return []
-    names = [_when(one["started_at"]) for one in runs]
-    series = {
-        "paid": [one["paid_usd"] for one in runs],
-        "saved": [one["saved_usd"] for one in runs],
-    }
+    names = [_when(one.started_at) for one in runs]
+    series = {"paid": [one.paid_usd for one in runs], "saved": [one.saved_usd for one in runs]}
     charts = [bars("Cost of each run", "US dollars", names, series, _usd)]
-    rates = {"pass rate": [one["pass_rate"] for one in runs]}
+    rates = {"pass rate": [one.pass_rate for one in runs]}
     charts.append(
         lines("Pass rate of each run", "share of tests", names, rates, _rate, low=0, high=1)
     )
-    scores = sorted({name for one in runs for name in one["scores"]})
-    means = {_name(name): [one["scores"].get(name) for one in runs] for name in scores}
+    scores = sorted({name for one in runs for name in one.scores})
+    means = {_name(name): [one.scores.get(name) for one in runs] for name in scores}
     if means:
         charts.append(lines("Mean scores of each run", "mean", names, means, _number))
     return charts

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
-from typing import Any
 
-from pytest_langasync.reporting.text import counted, money, one_line, shorten
-from pytest_langasync.scoring.statistics import mean, t_interval, wilson
+from pytest_langasync.reporting.groups import Group, groups_of
+from pytest_langasync.reporting.model import (
+    Comparison,
+    CostRow,
+    RunReport,
+    ScoreChange,
+    TestReport,
+)
+from pytest_langasync.reporting.text import money, one_line, shorten
+from pytest_langasync.scoring.gates import GateResult
+from pytest_langasync.scoring.summary import ScoreSummary
 
 __all__ = ["markdown"]
-
-Run = Mapping[str, Any]
 
 LIMIT = 60_000
 """Characters; a comment on GitHub takes 65,536, and the page of a run 1 MiB."""
@@ -22,165 +28,162 @@ _HEADLINED = 3
 _NAME = 160
 _LABEL, _LABELS = 40, 5
 """Characters of a label in a table's cell, and how many labels are counted there."""
-_VERDICTS = ("passed", "failed", "error", "missed", "deferred", "skipped")
+_VERDICTS = (
+    "passed", "failed", "error", "missed", "deferred", "xfailed", "xpassed", "skipped",
+)  # fmt: skip
 _SPECIAL = re.compile(r"[\\`*_\[\]<>#!|~&@]")
 
 
-def markdown(run: Run) -> str:
+def markdown(run: RunReport) -> str:
     """Return verdicts, scores, sums and changes of an account; no prompt and no answer in it."""
     blocks = ["## LLM evaluations", _headline(run)]
-    blocks += _gates(run["gates"])
+    blocks += _gates(run.gates)
     blocks += _costs(run)
-    blocks += _groups(run["tests"])
-    blocks += _comparison(run.get("comparison"))
-    blocks += _failures(run["tests"])
+    blocks += _groups(run.tests)
+    blocks += _comparison(run.comparison)
+    blocks += _failures(run.tests)
     text = "\n\n".join(filter(None, blocks)) + "\n"
     return text if len(text) <= LIMIT else text[:LIMIT].rpartition("\n")[0] + "\n\n… cut short\n"
 
 
-def verdict(test: Run) -> str:
-    """Return a test's outcome in a word."""
-    return "missed" if test.get("missed") else str(test["outcome"])
-
-
-def _headline(run: Run) -> str:
-    words = [verdict(test) for test in run["tests"]]
-    parts = [*_failed_gates(run["gates"])]
+def _headline(run: RunReport) -> str:
+    words = [test.verdict for test in run.tests]
+    parts = [*_failed_gates(run.gates)]
     parts += [f"**{words.count(word):,} {word}**" for word in _VERDICTS if words.count(word)]
-    total = run["totals"]
-    if total["requests"]:
-        amounts = [Decimal(str(total[name])) for name in ("saved_usd", "paid_usd")]
-        saved, paid = map(money, amounts)
-        parts.append(f"saved {saved} ({total['saved_percent']:.1f} %), paid {paid}")
-    if total["unknown_price"]:
-        parts.append(f"the price of {total['unknown_price']:,} requests is unknown")
-    if run["settings"].get("sandbox"):
+    total = run.totals
+    if total.requests:
+        saved, paid = _usd(total.saved_usd), _usd(total.paid_usd)
+        parts.append(f"saved {saved} ({total.saved_percent or 0:.1f} %), paid {paid}")
+    if total.unknown_price:
+        parts.append(f"the price of {total.unknown_price:,} requests is unknown")
+    if run.settings.get("sandbox"):
         parts.append("sandbox: nothing was paid")
     return " · ".join(parts)
 
 
-def _failed_gates(gates: Sequence[Run]) -> Iterator[str]:
+def _failed_gates(gates: Sequence[GateResult]) -> Iterator[str]:
     """Yield what the headline says of gates: verdicts alone may look fine where one failed."""
-    failed = [gate for gate in gates if not gate["passed"]]
+    failed = [gate for gate in gates if not gate.passed]
     for gate in failed[:_HEADLINED]:
-        reached = f"{gate['reached']:.3g}" if gate["n"] else "never recorded"
-        yield f"**gate failed:** {_gate_name(gate)} {reached}, required {gate['required']:.3g}"
+        yield (
+            f"**gate failed:** {_gate_name(gate)} {_reached(gate)}, required {gate.required:.3g}"
+        )
     if len(failed) > _HEADLINED:
         yield f"**{len(failed) - _HEADLINED:,} more gates failed**"
 
 
-def _gate_name(gate: Run) -> str:
-    return _code(" ".join(filter(None, (gate["gate"], gate["group"]))))
+def _gate_name(gate: GateResult) -> str:
+    return _code(" ".join(filter(None, (gate.gate, gate.group))))
 
 
-def _gates(gates: Sequence[Run]) -> Iterator[str]:
+def _reached(gate: GateResult) -> str:
+    return "never recorded" if gate.reached is None else f"{gate.reached:.3g}"
+
+
+def _gates(gates: Sequence[GateResult]) -> Iterator[str]:
     if gates:
         yield _table(
             ("gate", "required", "reached", "tests", ""),
             (
                 (
                     _gate_name(gate),
-                    f"{gate['required']:.3g}",
-                    f"{gate['reached']:.3g}" if gate["n"] else "never recorded",
-                    f"{gate['n']:,}",
-                    "passed" if gate["passed"] else "**failed**",
+                    f"{gate.required:.3g}",
+                    _reached(gate),
+                    f"{gate.n:,}",
+                    "passed" if gate.passed else "**failed**",
                 )
                 for gate in gates
             ),
         )
 
 
-def _costs(run: Run) -> Iterator[str]:
-    if run["models"]:
+def _costs(run: RunReport) -> Iterator[str]:
+    if run.models:
         counts = ("batch", "cache", "real time", "failed", "deferred", "tokens in", "tokens out")
         heads = ("provider", "model", *counts, "list price", "paid", "saved")
-        yield _table(heads, (_cost(row) for row in run["models"]), right=2)
+        yield _table(heads, (_cost(row) for row in run.models), right=2)
 
 
-def _cost(row: Run) -> Sequence[str]:
-    counts = ("batched", "cached", "realtime", "failed", "deferred", "input_tokens")
-    amounts = [row[f"{name}_usd"] for name in ("list_price", "paid", "saved")]
-    sums = ["unknown" if one is None else money(Decimal(str(one))) for one in amounts]
-    numbers = [f"{row[name]:,}" for name in (*counts, "output_tokens")]
-    return (_plain(row["provider"]), _code(row["model"]), *numbers, *sums)
+def _cost(row: CostRow) -> Sequence[str]:
+    counts = (row.batched, row.cached, row.realtime, row.failed, row.deferred)
+    numbers = [f"{number:,}" for number in (*counts, row.input_tokens, row.output_tokens)]
+    amounts = map(_usd, (row.list_price_usd, row.paid_usd, row.saved_usd))
+    return (_plain(row.provider), _code(row.model), *numbers, *amounts)
 
 
-def _groups(tests: Sequence[Run]) -> Iterator[str]:
-    groups: dict[str, list[Run]] = {}
-    for test in tests:
-        if "group" in test and verdict(test) not in ("skipped", "deferred"):
-            groups.setdefault(test["group"], []).append(test)
-    scored = {name: group for name, group in groups.items() if any("scores" in t for t in group)}
+def _usd(amount: float | None) -> str:
+    return "unknown" if amount is None else money(Decimal(str(amount)))
+
+
+def _groups(tests: Sequence[TestReport]) -> Iterator[str]:
+    scored = [group for group in groups_of(tests) if group.scores]
     if not scored:
         return
-    names = sorted(
-        {name for group in scored.values() for t in group for name in t.get("scores", {})}
-    )
+    names = sorted({name for group in scored for name in group.scores})
     yield _table(
         ("test", "passed", "rate (95 % interval)", *map(_code, names)),
-        (_group(name, group, names) for name, group in list(scored.items())[:LISTED]),
+        (_group(group, names) for group in scored[:LISTED]),
         right=1,
     )
     yield from _more(len(scored), "test functions")
 
 
-def _group(name: str, tests: Sequence[Run], scores: Iterable[str]) -> Sequence[str]:
-    passed = sum(verdict(test) == "passed" for test in tests)
-    low, high = wilson(passed, len(tests))
-    rate = f"{passed / len(tests):.0%} ({low:.0%} to {high:.0%})"
-    return (_code(name), f"{passed:,}/{len(tests):,}", rate, *(_mean(tests, s) for s in scores))
+def _group(group: Group, names: Iterable[str]) -> Sequence[str]:
+    low, high = group.interval
+    rate = f"{group.rate:.0%} ({low:.0%} to {high:.0%})"
+    scores = (_score(group.scores[name]) if name in group.scores else "" for name in names)
+    return (_code(group.name), f"{group.passed:,}/{group.count:,}", rate, *scores)
 
 
-def _mean(tests: Sequence[Run], name: str) -> str:
-    found = [test["scores"][name]["value"] for test in tests if name in test.get("scores", {})]
-    numbers = [float(value) for value in found if isinstance(value, (int, float))]
-    if not numbers or len(numbers) < len(found):
-        return _counts(map(str, found))
-    interval = t_interval(numbers)
-    return f"{mean(numbers):.3g}" + (
-        f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
-    )
+def _score(score: ScoreSummary) -> str:
+    if score.mean is None:
+        return _counts(score)
+    if score.interval is None:
+        return f"{score.mean:.3g}"
+    low, high = score.interval
+    if score.true is not None:
+        return f"{score.mean:.0%} ({low:.0%} to {high:.0%})"
+    return f"{score.mean:.3g} ({low:.3g} to {high:.3g})"
 
 
-def _counts(labels: Iterable[str]) -> str:
-    shown, others = counted(labels, _LABELS)
-    counts = [f"{_code(label, _LABEL) or 'empty'} {count:,}" for label, count in shown]
+def _counts(score: ScoreSummary) -> str:
+    others = len(score.labels[_LABELS:])
+    counts = [f"{_code(label, _LABEL) or 'empty'} {n:,}" for label, n in score.labels[:_LABELS]]
     return ", ".join(counts + [f"{others:,} other labels"] * bool(others))
 
 
-def _comparison(comparison: Run | None) -> Iterator[str]:
+def _comparison(comparison: Comparison | None) -> Iterator[str]:
     if not comparison:
         return
-    yield f"### Compared with {_code(comparison['baseline'])}"
-    counts = (("paired", "in both"), ("added", "new"), ("removed", "gone"))
-    sizes = [(comparison[key], words) for key, words in counts]
-    yield ", ".join(f"{n if isinstance(n, int) else len(n):,} {words}" for n, words in sizes)
-    for text in comparison["regressions"]:
+    c = comparison
+    yield f"### Compared with {_code(c.baseline)}"
+    yield f"{c.paired:,} in both, {len(c.added):,} new, {len(c.removed):,} gone"
+    for text in c.regressions:
         yield f"**Worse:** {_plain(text)}"
-    for what in ("newly_failing", "newly_passing"):
-        if names := comparison[what]:
-            yield f"{what.replace('_', ' ').capitalize()}: {len(names):,}"
+    for what, names in (("failing", c.newly_failing), ("passing", c.newly_passing)):
+        if names:
+            yield f"Newly {what}: {len(names):,}"
             yield _list(map(_code, names[:LISTED]))
             yield from _more(len(names), "tests")
-    if scores := comparison["scores"]:
+    if c.scores:
         heads = ("score", "pairs", "before", "after", "change (95 % interval)", "p")
-        yield _table(heads, map(_change, scores), right=1)
+        yield _table(heads, map(_change, c.scores), right=1)
 
 
-def _change(score: Run) -> Sequence[str]:
-    change = f"{score['change']:+.3g}"
-    if score["low"] is not None:
-        change += f" ({score['low']:+.3g} to {score['high']:+.3g})"
-    p_value = "too few" if score["p_value"] is None else f"{score['p_value']:.2g}"
-    figures = (f"{score['n']:,}", f"{score['before']:.3g}", f"{score['after']:.3g}")
-    return (_code(score["name"]), *figures, change, p_value)
+def _change(score: ScoreChange) -> Sequence[str]:
+    change = f"{score.change:+.3g}"
+    if score.low is not None:
+        change += f" ({score.low:+.3g} to {score.high:+.3g})"
+    p_value = "too few" if score.p_value is None else f"{score.p_value:.2g}"
+    figures = (f"{score.n:,}", f"{score.before:.3g}", f"{score.after:.3g}")
+    return (_code(score.name), *figures, change, p_value)
 
 
-def _failures(tests: Sequence[Run]) -> Iterator[str]:
-    bad = [test for test in tests if verdict(test) in ("failed", "error", "missed")]
+def _failures(tests: Sequence[TestReport]) -> Iterator[str]:
+    bad = [test for test in tests if test.verdict in ("failed", "error", "missed")]
     if bad:
         yield "### Not passed"
-        yield _list(f"{verdict(test)}: {_code(test['id'])}" for test in bad[:LISTED])
+        yield _list(f"{test.verdict}: {_code(test.id)}" for test in bad[:LISTED])
         yield from _more(len(bad), "tests")
 
 

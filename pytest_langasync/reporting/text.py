@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
-from collections.abc import Iterable
 from decimal import Decimal
 
 __all__ = [
-    "counted", "duration", "escape", "money", "one_line", "shorten",
+    "duration", "escape", "money", "one_line", "shorten",
 ]  # fmt: skip
 
 # C0 and C1 controls bar \n and \t, marks that reorder or hide text, unusual line ends, surrogates.
@@ -44,12 +42,6 @@ def shorten(text: str, limit: int) -> str:
     tail = limit // 4
     left_out = len(text) - limit
     return f"{text[: limit - tail]} … [{left_out:,} characters left out] … {text[-tail:]}"
-
-
-def counted(labels: Iterable[str], most: int) -> tuple[list[tuple[str, int]], int]:
-    """Return the ``most`` frequent labels, each with its count, and how many others there are."""
-    ranked = sorted(Counter(labels).items(), key=lambda pair: (-pair[1], pair[0]))
-    return ranked[:most], len(ranked[most:])
 
 
 def money(amount: Decimal) -> str:

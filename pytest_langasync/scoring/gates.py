@@ -7,14 +7,31 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from pytest_langasync.scoring.statistics import mean, t_interval, wilson
+from pytest_langasync.scoring.statistics import mean, wilson
+from pytest_langasync.scoring.summary import summarise
 
-__all__ = ["Gates"]
+__all__ = ["GateResult", "Gates"]
 
 FEW = 10
 """Below so many samples an interval is said to be too wide to tell."""
 MISSES = 5
 """How many missed tests the failure of their function names."""
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What was required of a test function, or of the run, and what was reached."""
+
+    gate: str
+    """``min_pass_rate``, or ``min_score`` and the score's name."""
+    group: str
+    """The test function; empty for a gate of the whole run."""
+    required: float
+    reached: float | None
+    """None where nothing was recorded."""
+    n: int
+    """How many tests count."""
+    passed: bool
 
 
 @dataclass
@@ -67,8 +84,8 @@ class Gates:
         for name, score in data.get("scores", {}).items():
             group.scores.setdefault(name, {})[nodeid] = score["value"]
 
-    def results(self) -> list[dict[str, Any]]:
-        """Return every gate with what was required and reached, as plain data."""
+    def results(self) -> list[GateResult]:
+        """Return every gate with what was required and reached."""
         found = [
             _gate("min_pass_rate", name, group.required, group.rate, len(group.passed))
             for name, group in self._groups.items()
@@ -90,17 +107,17 @@ class Gates:
         """Return (test function or gate, message, missed tests) of every gate that failed."""
         found = []
         for gate in self.results():
-            if gate["passed"]:
+            if gate.passed:
                 continue
-            what = gate["gate"].removeprefix("min_").replace("_", " ")
-            reached = "never recorded" if not gate["n"] else f"{gate['reached']:.3g}"
-            text = f"{what} {reached}, required {gate['required']:.3g} ({gate['n']} tests)"
-            group = self._groups.get(gate["group"])
+            what = gate.gate.removeprefix("min_").replace("_", " ")
+            reached = "never recorded" if gate.reached is None else f"{gate.reached:.3g}"
+            text = f"{what} {reached}, required {gate.required:.3g} ({gate.n} tests)"
+            group = self._groups.get(gate.group)
             misses = group.missed if group else {}
             told = [f"  {test}: {why}" for test, why in islice(misses.items(), MISSES)]
             more = [f"  … and {len(misses) - MISSES} more"] if len(misses) > MISSES else []
             message = "\n".join([text, *told, *more])
-            found.append((gate["group"] or "langasync", message, list(misses)))
+            found.append((gate.group or "langasync", message, list(misses)))
         return found
 
     def lines(self) -> Iterator[str]:
@@ -115,16 +132,15 @@ class Gates:
 
     def _score_line(self, group: _Group, name: str) -> str:
         given = list(group.scores[name].values())
-        if all(isinstance(value, bool) for value in given):
-            return f"{sum(given)} of {len(given)} true, {_rate(sum(given), len(given))}"
-        values = group.numbers(name)
-        if len(values) < len(given):
-            labels = [str(value) for value in given]
-            return ", ".join(f"{label} {labels.count(label)}" for label in sorted(set(labels)))
-        interval = t_interval(values)
-        few = ", too few to tell" if len(values) < FEW else ""
-        around = interval and f" (95 % interval {interval[0]:.3g} to {interval[1]:.3g}{few})"
-        return f"mean {mean(values):.3g}{around or ''}, {len(values)} scores"
+        found = summarise(given)
+        if found.true is not None:
+            return f"{found.true} of {found.count} true, {_rate(found.true, found.count)}"
+        if found.mean is None:
+            return ", ".join(f"{label} {count}" for label, count in sorted(found.labels))
+        few = ", too few to tell" if found.count < FEW else ""
+        low_high = found.interval
+        around = low_high and f" (95 % interval {low_high[0]:.3g} to {low_high[1]:.3g}{few})"
+        return f"mean {found.mean:.3g}{around or ''}, {found.count} scores"
 
 
 def _rate(passed: int, count: int) -> str:
@@ -133,9 +149,6 @@ def _rate(passed: int, count: int) -> str:
     return f"{passed / count:.0%} (95 % interval {low:.0%} to {high:.0%}{few})"
 
 
-def _gate(gate: str, group: str, required: float, reached: float | None, n: int) -> dict[str, Any]:
+def _gate(gate: str, group: str, required: float, reached: float | None, n: int) -> GateResult:
     passed = reached is not None and reached >= required - 1e-9
-    return {
-        "gate": gate, "group": group, "required": required, "reached": reached, "n": n,
-        "passed": passed,
-    }  # fmt: skip
+    return GateResult(gate, group, required, reached, n, passed)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -12,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_langasync.costs.ledger import Ledger, Retry
+from pytest_langasync.costs.ledger import Books, Ledger, Retry
 from pytest_langasync.costs.prices import PriceBook
 from pytest_langasync.models import Answer, Call, MissingCall, Request, Target
+from pytest_langasync.plugin.xdist_messages import WorkerBooks, encode, read
 
 START = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
 PRICES = PriceBook()
@@ -161,7 +160,7 @@ def test_no_body_is_kept(ledger: Ledger) -> None:
     call = a_call("a secret prompt")
     body = {"model": "gpt-4o-mini", "choices": ["a secret answer"]}
     ledger.used("t.py::test", call, an_answer(call, body=body))
-    assert "secret" not in json.dumps(ledger.as_dict())
+    assert "secret" not in repr(ledger.books())
 
 
 actions = st.lists(
@@ -186,7 +185,15 @@ actions = st.lists(
 )
 
 
-def played(script: list[tuple[Any, ...]]) -> Mapping[str, Any]:
+def sent(ledger: Ledger) -> Books:
+    """Return the books as another process gets them."""
+    message = WorkerBooks(ledger=ledger.books(), used=[], troubles=[], not_reproducible=[], left=0)
+    books = read(WorkerBooks, encode(message)).ledger
+    assert books == ledger.books()
+    return books
+
+
+def played(script: list[tuple[Any, ...]]) -> Books:
     ledger = Ledger(START, PRICES)
     for kind, *rest in script:
         if kind == "used":
@@ -198,8 +205,7 @@ def played(script: list[tuple[Any, ...]]) -> Mapping[str, Any]:
             ledger.deferred(call.owner, a_pending(call), rest[1])
         else:
             getattr(ledger, kind)(*rest)
-    plain: Mapping[str, Any] = json.loads(json.dumps(ledger.as_dict()))  # as between processes
-    return plain
+    return sent(ledger)
 
 
 @settings(max_examples=60, deadline=None)
@@ -215,7 +221,7 @@ def test_merging_is_order_independent_and_totals_are_the_sum_of_rows(
     for part in parts:
         other.merge(part)
     assert one.summary() == other.summary()
-    assert one.as_dict()["entries"] == other.as_dict()["entries"]
+    assert one.books().entries == other.books().entries
     assert {t: set(one.calls(t)) for t in one.tests()} == {
         t: set(other.calls(t)) for t in other.tests()
     }
@@ -224,7 +230,7 @@ def test_merging_is_order_independent_and_totals_are_the_sum_of_rows(
         assert getattr(total, name) == sum(getattr(row, name) for row in rows)
     for name in ("input_tokens", "output_tokens", "list_price", "paid", "saved"):
         assert getattr(total, name) == sum(getattr(row, name) for row in rows)
-    assert total.requests == sum(row.requests for row in rows) == len(one.as_dict()["entries"])
+    assert total.requests == sum(row.requests for row in rows) == len(one.books().entries)
 
 
 def test_workers_that_disagree_are_settled_alike_in_any_order() -> None:
@@ -235,7 +241,7 @@ def test_workers_that_disagree_are_settled_alike_in_any_order() -> None:
         worker.used(call.owner, call, an_answer(call, after=after))
         worker.deferred("other", a_pending(a_call("b")), job)
         worker.passed("llm.example", why)
-        parts.append(worker.as_dict())
+        parts.append(worker.books())
     for order in (parts, parts[::-1]):
         controller = Ledger(START, PRICES)
         for part in order:
@@ -253,7 +259,7 @@ def test_workers_of_different_tests_add_up() -> None:
         call = a_call(text, owner=f"test_{text}")
         worker.used(call.owner, call, an_answer(call))
         worker.passed("llm.example", "no batch API")
-        parts.append(json.loads(json.dumps(worker.as_dict())))
+        parts.append(sent(worker))
     controller = Ledger(START, PRICES)
     for part in parts:
         controller.merge(part)

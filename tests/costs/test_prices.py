@@ -268,7 +268,7 @@ def test_import_loads_no_library() -> None:
     code = (
         "import sys, pytest_langasync.costs.prices, pytest_langasync.reporting.progress as p\n"
         + (
-            "import pytest_langasync.reporting.terminal, pytest_langasync.reporting.jsonfile\n"
+            "import pytest_langasync.reporting.terminal\n"
             "sys.exit(any(name in sys.modules for name in ('genai_prices', 'pydantic', 'rich')))"
         )
     )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from support.suite import Suite, one_line
+from support.suite import Suite, one_line, output
 
 Verdicts = Callable[[pytest.RunResult], dict[str, int]]
 BASELINE = "--langasync-baseline=last"
@@ -127,6 +127,31 @@ def test_wrong_names(graded: Suite) -> None:
     assert "newer pytest-langasync" in one_line(suite.run("--langasync-baseline=new.json"))
     (suite.path / f".langasync/sandbox/runs/{first}.json").write_text("{")
     assert "is damaged" in one_line(suite.run(f"--langasync-baseline={first}"))
+
+
+STOPPED = """
+import pytest
+
+@pytest.mark.langasync
+@pytest.mark.parametrize("n", range(2))
+def test_it(n):
+    assert ask(f"q {n}") and n
+"""
+
+
+def test_a_stopped_run_breaks_no_later_one(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(suite.path / "summary.md"))
+    suite.write(STOPPED)
+    reports = "--langasync-report=run.md,run.html,run.json"
+    first = suite.run("-x", reports)
+    assert first.ret == 1 and "INTERNALERROR" not in output(first)
+    tests = json.loads((suite.path / "run.json").read_text())["tests"]
+    assert [test.get("outcome") for test in tests] == ["failed", None]
+    assert tests[1]["calls"], "its answer was paid for"
+    again = suite.run(BASELINE, reports)
+    again.stdout.fnmatch_lines(["1 tests in both, 1 new, 0 not run"])
+    for page in ("summary.md", "run.html"):
+        assert "LLM evaluations" in (suite.path / page).read_text("utf-8")
 
 
 def test_nothing_to_compare_with(suite: Suite) -> None:

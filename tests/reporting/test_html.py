@@ -12,7 +12,7 @@ from support.reports import HOSTILE, TOTALS
 from support.suite import Suite
 
 from pytest_langasync.reporting.html import html_page
-from pytest_langasync.reporting.jsonfile import without_calls
+from pytest_langasync.reporting.model import read_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -78,7 +78,7 @@ def an_account(tests: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
 def opened(chromium: Any, folder: Path, account: dict[str, Any], **options: Any) -> Page:
     """Write the account's page and open it."""
     path = folder / "run.html"
-    path.write_text(html_page(account), "utf-8")
+    path.write_text(html_page(read_report(account)), "utf-8")
     return Page(chromium, path, **options)
 
 
@@ -327,7 +327,7 @@ def test_opening_a_case_moves_no_column(chromium: Any, tmp_path: Path) -> None:
 
 
 def test_what_is_kept_of_a_run_has_no_failure_text() -> None:
-    kept = without_calls(an_account([a_chain()]))["tests"][0]
+    kept = read_report(an_account([a_chain()])).kept()["tests"][0]
     assert kept.keys() == {"id", "group", "outcome", "scores"}
 
 

@@ -11,7 +11,9 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from support.reports import HOSTILE, TOTALS
 
-from pytest_langasync.reporting.markdown import LIMIT, markdown
+from pytest_langasync.reporting.markdown import LIMIT
+from pytest_langasync.reporting.markdown import markdown as markdown_of
+from pytest_langasync.reporting.model import read_report
 
 
 def a_test(name: str, outcome: str = "failed", **more: Any) -> dict[str, Any]:
@@ -40,6 +42,10 @@ def an_account(name: str, tests: int = 1) -> dict[str, Any]:
         },
         "tests": [a_test(f"{name}{n}") for n in range(tests)],
     }  # fmt: skip
+
+
+def markdown(account: dict[str, Any]) -> str:
+    return markdown_of(read_report(account))
 
 
 def tokens(text: str) -> list[Token]:

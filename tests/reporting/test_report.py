@@ -28,7 +28,13 @@ from pytest_langasync.models import (
     Request,
     Target,
 )
-from pytest_langasync.reporting.jsonfile import run_json, with_bodies, write
+from pytest_langasync.reporting import model
+from pytest_langasync.reporting.comparison import compare
+from pytest_langasync.reporting.history import figures
+from pytest_langasync.reporting.html import html_page
+from pytest_langasync.reporting.jsonfile import run_report, write_text
+from pytest_langasync.reporting.markdown import markdown
+from pytest_langasync.reporting.model import RunReport, TestReport, json_schema, read_report
 from pytest_langasync.reporting.progress import Gathering, Progress, interrupted_lines
 from pytest_langasync.reporting.terminal import (
     Line,
@@ -490,19 +496,16 @@ def a_ledger() -> Ledger:
 
 
 def test_run_json_holds_verdicts_calls_and_costs() -> None:
-    bare = run_json(
+    bare = run_report(
         a_ledger(),
-        tests={"t.py::test": {"outcome": "passed"}},
+        [TestReport(id="t.py::test", outcome="passed")],
         exit_status=75,
         now=START + 100,
         settings={"timeout": 0},
     )
-    assert "Paris" not in json.dumps(bare)
-    document = with_bodies(
-        bare,
-        request_body={CALL.key: CALL.request.body}.__getitem__,
-        answer_body={CALL.key: BODY}.__getitem__,
-    )
+    assert "Paris" not in bare.text()
+    asked, answered = {CALL.key: CALL.request.body}, {CALL.key: BODY}
+    document = bare.with_bodies(asked.__getitem__, answered.__getitem__).document()
     assert (document["schema"], document["exit_status"]) == (1, 75)
     totals = document["totals"]
     assert totals["list_price_usd"] == pytest.approx(0.00021)
@@ -521,12 +524,63 @@ def test_run_json_holds_verdicts_calls_and_costs() -> None:
 
 def test_write_replaces_the_file_whole(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "run.json"
-    write(path, {"text": "ä\ud800", "path": tmp_path})
-    assert json.loads(path.read_text("utf-8")) == {"text": "ä\ud800", "path": str(tmp_path)}
+    settings = {"text": "ä\ud800", "path": tmp_path}
+    write_text(path, RunReport(settings=settings, tests=[]).text())
+    shown = json.loads(path.read_text("utf-8"))["settings"]
+    assert shown == {"text": "ä\ud800", "path": str(tmp_path)}
     before = path.read_bytes()
-    loop: dict[str, Any] = {}
-    loop["loop"] = loop
-    with pytest.raises(ValueError, match="Circular"):
-        write(path, loop)
+    with pytest.raises(TypeError):
+        write_text(path, None)  # type: ignore[arg-type]
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == ["run.json"]
+
+
+SHIPPED = Path(model.__file__).with_name("report.schema.json")
+OLD: dict[str, Any] = {
+    "name": "old",
+    "tests": [{"id": "(unused)"}, {"id": "stopped", "group": "g", "more": 1}, {"id": "t"}],
+}
+"""A run as earlier versions kept it: tests that came to no verdict, and nothing more."""
+
+
+def test_the_json_schema_is_shipped_and_fits() -> None:
+    """After a change: ``python -m pytest_langasync.reporting.model > …/report.schema.json``."""
+    schema = json.loads(SHIPPED.read_text("utf-8"))
+    assert schema == json_schema()
+    jsonschema = pytest.importorskip("jsonschema")
+    report = run_report(a_ledger(), [TestReport(id="t", outcome="passed")], now=START)
+    for document in (report.document(), report.without_texts(), report.kept()):
+        jsonschema.validate(json.loads(json.dumps(document)), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"schema": 1, "tests": [{"outcome": "passed"}]}, schema)
+
+
+def test_what_is_read_is_written_again_as_it_was() -> None:
+    for document in (OLD | {"schema": 1}, run_report(a_ledger(), [], now=START).document()):
+        again = read_report(document).document()
+        assert again == json.loads(json.dumps(document).replace(', "more": 1', ""))
+
+
+def test_runs_without_verdicts_are_read_and_shown() -> None:
+    old = read_report(OLD)
+    assert [test.verdict for test in old.tests] == ["not judged"] * 3 and not old.judged()
+    now = read_report({"tests": [{"id": "t", "group": "g", "outcome": "passed"}]})
+    assert compare(old, now).added == ["t"]
+    assert "LLM evaluations" in markdown(old)
+    assert "not judged" in html_page(old, history=[figures(old)])
+
+
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        ([], "all of it"),
+        ({"name": "x"}, "tests"),
+        ({"tests": [{"outcome": "passed"}]}, r"tests\.0\.id"),
+        ({"schema": 2, "tests": []}, "newer"),
+        ({"tests": [], "totals": {"requests": "many"}}, r"totals\.requests"),
+    ],
+)
+def test_what_is_no_report_is_told_in_a_line(document: Any, why: str) -> None:
+    with pytest.raises(ValueError, match=why) as error:
+        read_report(document)
+    assert "\n" not in str(error.value)
