@@ -147,6 +147,34 @@ def _places(text: str) -> tuple[str, ...]:
     return places
 
 
+OwnPriceLine = tuple[str, tuple[tuple[str, float], ...]]
+"""The name of a model or tool, and its rates by what they are for."""
+RATES = ("input", "output", "cached", "cache_write", "batch")
+
+
+def _prices(text: str) -> tuple[OwnPriceLine, ...]:
+    found: list[OwnPriceLine] = []
+    for line in filter(None, map(str.strip, re.split(r"[\n;]", text))):
+        name, _, rates = (part.strip() for part in line.partition("="))
+        words = rates.replace(",", " ").split()
+        named = ["call", *words] if len(words) == 1 else words
+        try:
+            pairs = tuple((key, float(named[n + 1])) for n, key in enumerate(named) if n % 2 == 0)
+        except (ValueError, IndexError):
+            pairs = ()
+        allowed = {"call"} if len(words) == 1 else {*RATES}
+        if not (name and pairs) or any(
+            key not in allowed or not 0 <= value < math.inf for key, value in pairs
+        ):
+            raise ConfigurationError(
+                f"{line!r} is no price: give USD for a million tokens, such as "
+                "'my-model = input 3, output 12, cached 0.3, batch 0.5' (batch: what a batch "
+                "costs of the list price), or for one call of a tool, 'web_search_call = 0.01'"
+            )
+        found.append((name, pairs))
+    return tuple(found)
+
+
 def _choice(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
@@ -328,6 +356,15 @@ OPTIONS: tuple[Option, ...] = (
         cli=False,
     ),
     Option(
+        "prices",
+        "prices that add to the published ones or go before them, one a line: "
+        "'MODEL = input 3, output 12' in USD for a million tokens, 'TOOL_call = 0.01' for one call",
+        "PRICES",
+        _prices,
+        ini=True,
+        cli=False,
+    ),
+    Option(
         "secret_places",
         "where request bodies hold further secrets, which are neither stored nor part of a "
         "request's identity: places such as metadata.token or tools[].config.key, with commas",
@@ -387,6 +424,7 @@ class Settings:
     secret_places: tuple[str, ...] = ()
     match_generated_ids: bool = True
     model_calls: tuple[str, ...] = ()
+    prices: tuple[OwnPriceLine, ...] = ()
 
     @property
     def active(self) -> bool:

@@ -19,6 +19,10 @@ class ConfigurationError(LangasyncError):
     """
 
 
+class NoBatchApiError(ConfigurationError):
+    """There is no batch API at a base URL, or none for this account: calls go in real time."""
+
+
 class ProviderError(LangasyncError):
     """The provider could not be reached, or answered in a way that ends this attempt.
 
@@ -55,6 +59,10 @@ class NotReproducibleError(LangasyncError):
 
     A batched chain runs once more for every wave, and has to ask the same each time.
     """
+
+
+class ScoringError(LangasyncError, ValueError):
+    """An output, or a judge's reply, that a scorer cannot read."""
 
 
 def raise_as_one(errors: Sequence[LangasyncError]) -> None:

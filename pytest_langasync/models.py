@@ -20,6 +20,7 @@ __all__ = [
     "Job",
     "JobState",
     "JobStatus",
+    "Refusal",
     "Request",
     "ResultRow",
     "Target",
@@ -178,6 +179,22 @@ class Call:
     def key(self) -> str:
         """The digest of (request, owner, occurrence), as 40 hex digits."""
         return digest([self.request.identity, self.owner, self.occurrence])
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What no batch takes, although the endpoint has batches as a rule. An empty field is any."""
+
+    provider: str
+    base_url: str
+    why: str
+    """Completes the sentence "in real time because …"."""
+    endpoint: str = ""
+    model: str = ""
+    features: str = ""
+    """As ``Dialect.features`` names them."""
+    key: str = ""
+    """The one call that was refused."""
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_langasync.cache import files, records
 from pytest_langasync.cache.records import OwnerState
 from pytest_langasync.exceptions import CacheError
+from pytest_langasync.models import Refusal
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -130,7 +131,8 @@ class LiveRuns:
         from filelock import FileLock, Timeout
 
         if self._own is None and run:
-            self._folders.dir("live")
+            for path in self._folders.dir("live").glob("*.lock"):
+                self.alive(path.stem)  # takes away what a killed run left
             lock = FileLock(self._path(run), mode=0o600)
             # A second process of the same run need not hold it, too.
             with files.writing(self._path(run)), contextlib.suppress(Timeout):
@@ -189,6 +191,29 @@ class Owners:
             owners = {**self.read(), **changes}
             kept = {owner: state for owner, state in owners.items() if state is not None}
             files.write_document(self._path, records.owners_document(kept))
+
+
+class RefusalNotes:
+    """What batches refused, although real time takes it: the document ``refusals.json``."""
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders = folders
+        self._path = folders.root / "refusals.json"
+
+    def read(self) -> list[Refusal]:
+        """Return them; nothing where they are damaged, which is reported."""
+        try:
+            return records.refusals_from_document(files.read_document(self._path, files.LARGE))
+        except FileNotFoundError:
+            return []
+        except files.DAMAGE as error:
+            self._folders.report(f"{self._path}: damaged ({error})")
+            return []
+
+    def write(self, refusals: Iterable[Refusal]) -> None:
+        """Replace them. Raises ``CacheError``."""
+        self._folders.prepare()
+        files.write_document(self._path, records.refusals_document(refusals))
 
 
 class History:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from pytest_langasync.models import Job, Request, ResultRow, is_success, split_custom_id
+from pytest_langasync.models import Job, Refusal, Request, ResultRow, is_success, split_custom_id
 
 T = TypeVar("T")
 Headers = tuple[tuple[str, str], ...]
@@ -170,6 +170,7 @@ class ResultFile:
 _JOB = TypeAdapter(Job)
 _INTENT = TypeAdapter(Intent)
 _OWNERS = TypeAdapter(dict[str, OwnerState])
+_REFUSALS = TypeAdapter(list[Refusal])
 _REQUEST = TypeAdapter(RequestHead)
 _RESULT = TypeAdapter(ResultHead)
 _SOMETIMES = (
@@ -232,6 +233,16 @@ def owners_document(owners: Mapping[str, OwnerState]) -> dict[str, Any]:
 def owners_from_document(document: Mapping[str, Any]) -> dict[str, OwnerState]:
     """Return what is remembered of owners. Raises ``ValueError``."""
     return validated(_OWNERS.validate_python, document)
+
+
+def refusals_document(refusals: Iterable[Refusal]) -> dict[str, Any]:
+    """Return what batches refused as it stands on disk."""
+    return {"refusals": _REFUSALS.dump_python(list(refusals), exclude_defaults=True)}
+
+
+def refusals_from_document(document: Mapping[str, Any]) -> list[Refusal]:
+    """Return what batches refused. Raises ``ValueError``."""
+    return validated(_REFUSALS.validate_python, document.get("refusals"))
 
 
 def _head(kind: TypeAdapter[T], data: bytes) -> T:

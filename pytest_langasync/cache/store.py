@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_langasync.cache import files, records
-from pytest_langasync.cache.folders import Folders, History, LiveRuns, Owners
+from pytest_langasync.cache.folders import Folders, History, LiveRuns, Owners, RefusalNotes
 from pytest_langasync.cache.index import Entry, Index, merge
 from pytest_langasync.cache.intents import Intents
 from pytest_langasync.cache.records import (
@@ -78,6 +78,7 @@ class Store:
         self.intents = Intents(self._folders)
         self.owners = Owners(self._folders)
         self.history = History(self._folders)
+        self.refusals = RefusalNotes(self._folders)
         self._clock = clock
         self._guard = threading.RLock()
         self._spool = Spool()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -210,10 +211,13 @@ class WrappedChain:
     ) -> BatchJob:
         AttemptOptions.of(priority=priority, max_retries=max_retries)
         places = [n for n, value in enumerate(_checked(inputs)) if urgent and urgent(value)]
-        record = new_record(
-            self.name, inputs, urgent=places, priority=priority, max_retries=max_retries,
-            refresh=refresh, keep_inputs=self._settings.store_prompts,
-        )  # fmt: skip
+        record = replace(
+            new_record(self.name, inputs, keep_inputs=self._settings.store_prompts),
+            urgent=tuple(places),
+            priority=priority,
+            max_retries=max_retries,
+            refresh=refresh,
+        )
         return self._make(
             inputs, record, config, return_exceptions=return_exceptions, on_event=on_event,
             asynchronous=asynchronous,
@@ -290,8 +294,6 @@ def _checked(inputs: Sequence[Any]) -> Sequence[Any]:
 
 
 def _changed(settings: Settings, **changes: Any) -> Settings:
-    from dataclasses import replace
-
     return replace(settings, **changes)
 
 

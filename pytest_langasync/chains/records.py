@@ -55,27 +55,14 @@ class JobRecord:
         files.write_document(path, {"schema": SCHEMA, **vars(self)})
 
 
-def new_record(
-    name: str,
-    inputs: Sequence[Any],
-    *,
-    urgent: Sequence[int] = (),
-    priority: str = "normal",
-    max_retries: int | None = None,
-    refresh: bool = False,
-    keep_inputs: bool = True,
-) -> JobRecord:
-    """Return the record of a job that begins now."""
+def new_record(name: str, inputs: Sequence[Any], *, keep_inputs: bool = True) -> JobRecord:
+    """Return the record of a job that begins now, sent as by default."""
     return JobRecord(
         id=f"batch_{secrets.token_hex(12)}",
         name=name,
         created_at=CLOCK.now(),
         count=len(inputs),
         inputs=tuple(inputs) if keep_inputs and _is_json(inputs) else None,
-        urgent=tuple(urgent),
-        priority=priority,
-        max_retries=max_retries,
-        refresh=refresh,
     )
 
 

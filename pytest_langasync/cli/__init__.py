@@ -76,8 +76,9 @@ def parser() -> argparse.ArgumentParser:
         if name == "doctor":
             one.add_argument(
                 "--forget",
-                metavar="NONCE",
-                help="give up a submission in doubt; what it may have bought is then lost",
+                metavar="NONCE|MODEL",
+                help="give up a submission in doubt (what it may have bought is then lost), or try "
+                "batches of a model again that were refused",
             )
 
     add("jobs", Cli.jobs, "list the jobs in the cache")
@@ -235,7 +236,8 @@ class Cli:
         return 0
 
     def doctor(self, options: argparse.Namespace) -> int:
-        """Check everything; with ``--forget``, give up a submission in doubt."""
+        """Check everything; with ``--forget``, give up a submission in doubt, or forget that the
+        batches of a model were refused."""
         if options.forget:
             return self._forget(options.forget)
         jobs = self.store.jobs()
@@ -243,6 +245,11 @@ class Cli:
         self.write(f"cache: {self.store.root.resolve()}, {len(jobs)} jobs, {len(running)} running")
         trouble = [*self._damage(), *self._in_doubt(), *self._ask_about(running)]
         trouble += self._orphans(jobs)
+        for one in self.store.refusals.read():
+            self.write(
+                f"in real time: {one.model} at {one.base_url}{one.endpoint}, since {one.why}; "
+                f"to try a batch again: doctor --forget {one.model}"
+            )
         for provider in providers.providers():
             found = "key set" if provider.key() else "no key in the environment"
             self.write(f"{provider.name}: {found}")
@@ -320,6 +327,12 @@ class Cli:
                 client.close()
 
     def _forget(self, nonce: str) -> int:
+        refusals = self.store.refusals.read()
+        kept = [one for one in refusals if one.model != nonce]
+        if len(kept) < len(refusals):
+            self.store.refusals.write(kept)
+            self.write(f"forgotten: the next run tries a batch of {nonce} again")
+            return 0
         if nonce not in self.store.intents.nonces():
             raise ConfigurationError(self._not_in_doubt(nonce))
         with self.store.lock(lambda: self.write("another process is submitting: waiting for it")):

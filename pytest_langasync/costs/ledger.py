@@ -10,7 +10,7 @@ from sys import intern
 from typing import Any, Literal
 
 from pytest_langasync.costs.prices import PriceBook, Usage
-from pytest_langasync.models import Answer, Call, MissingCall, Request
+from pytest_langasync.models import Answer, Call, MissingCall, Request, is_success
 
 __all__ = [
     "UNUSED", "Books", "Deferred", "Entry", "Ledger", "Retry", "Source", "Summary", "SummaryRow",
@@ -56,7 +56,7 @@ class Entry:
     @property
     def ok(self) -> bool:
         """True for a 2xx status."""
-        return 200 <= self.status < 300
+        return is_success(self.status)
 
     @property
     def priced(self) -> bool:
@@ -359,7 +359,10 @@ class Ledger:
         source = source_of(answer, self.started_at)
         bought_at = answer.bought_at or answer.received_at or self.started_at
         to = request.target
-        cost = self._prices.cost(to.provider, to.endpoint, request.model, answer.body, at=bought_at)
+        tier = str(request.body.get("service_tier") or "")
+        cost = self._prices.cost(
+            to.provider, to.endpoint, request.model, answer.body, at=bought_at, tier=tier
+        )
         list_price, paid = cost.list_price, cost.batch_price if answer.job_id else cost.list_price
         if cost.usage is None and not answer.ok:
             list_price = paid = Decimal(0)  # providers do not bill a request that they refused

@@ -1,6 +1,8 @@
 """Usage and prices: what an answer used, what it costs in real time and what as a batch.
 
-All prices come from ``genai-prices``, in US dollars. What it does not publish is None: unknown.
+Prices are in US dollars and come from ``genai-prices``, unless the project sets its own. What
+neither knows is None: unknown. One gap is closed: OpenAI documents that a batch costs half of the
+list price, for embeddings too, of which the library has the list price only.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pytest_langasync.config import CLOCK
+from pytest_langasync.costs.own_prices import OwnPrices
+from pytest_langasync.costs.tools import UNITS, charged_calls
 from pytest_langasync.models import Request
-from pytest_langasync.providers import dialect, dialect_of, is_free
+from pytest_langasync.providers import dialect, dialect_of, halves_batches, is_free
 
 if TYPE_CHECKING:
     from genai_prices import Usage as LibraryUsage
@@ -107,11 +111,14 @@ def add_estimates(estimates: Iterable[Estimate]) -> Estimate:
 class PriceBook:
     """Looks prices up; never touches the network. ``genai-prices`` is loaded at the first use."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: OwnPrices | None = None) -> None:
+        self._own = own or OwnPrices()
         self._find = lru_cache(maxsize=None)(_find)
         self._price = lru_cache(maxsize=4096)(self._uncached_price)
 
-    def cost(self, provider: str, endpoint: str, model: str, body: Any, *, at: float) -> Cost:
+    def cost(
+        self, provider: str, endpoint: str, model: str, body: Any, *, at: float, tier: str = ""
+    ) -> Cost:
         """Return usage and both prices of an answer.
 
         Args:
@@ -120,6 +127,8 @@ class PriceBook:
             model: the model asked for. The one that served, named in ``body``, goes first.
             body: the answer as decoded JSON.
             at: when it was bought, in seconds since the epoch.
+            tier: the ``service_tier`` that the request asked for; it has a list price of its own,
+                also where the answer came as a batch and names another.
         """
         if is_free(provider, endpoint):
             return Cost(Usage(), Decimal(0), Decimal(0))
@@ -127,15 +136,34 @@ class PriceBook:
         if extracted is None:
             return Cost()
         name = self._served(provider, model, body)
-        context = _real_time_context(body)
-        if name is None or context is None:
+        context = _context({"service_tier": tier or None}) or _real_time_context(body)
+        counts = vars(extracted) | {}
+        fees = self._tool_fees(charged_calls(body), counts)
+        if name is None or context is None or fees is None:
             return Cost(_own_usage(extracted))
-        used = tuple(vars(extracted).items())
+        used = tuple(counts.items())
         return Cost(
             _own_usage(extracted),
-            self._price(provider, name, used, context, at // 60),
-            self._price(provider, name, used, _BATCH, at // 60),
+            _plus(fees, self._price(provider, name, used, context, at // 60)),
+            _plus(fees, self._price(provider, name, used, _BATCH, at // 60)),
         )
+
+    def _tool_fees(self, calls: Mapping[str, int], counts: dict[str, Any]) -> Decimal | None:
+        """Return what the project's own table says of hosted tools, None where no one knows.
+
+        Calls that ``genai-prices`` may know are left in ``counts``.
+        """
+        fees = Decimal(0)
+        for kind, count in calls.items():
+            unit = UNITS.get(kind)
+            if kind in self._own.calls:
+                fees += count * self._own.calls[kind]
+                counts.pop(unit or "", None)
+            elif unit is None:
+                return None
+            else:
+                counts[unit] = count
+        return fees
 
     def estimate(self, request: Request, *, at: float | None = None) -> Estimate:
         """Return what ``request`` would use and cost at ``at`` (seconds since the epoch; now)."""
@@ -166,8 +194,12 @@ class PriceBook:
     def _served(self, provider: str, asked: str, body: Any) -> str | None:
         """Name the priced model that served; an unknown dated snapshot has its alias's price."""
         served = body.get("model") or asked
-        if not isinstance(served, str) or self._find(provider, served):
-            return served if isinstance(served, str) else None
+        if not isinstance(served, str):
+            return None
+        if self._own.knows(asked) and not self._own.knows(served):
+            return asked
+        if self._own.knows(served) or self._find(provider, served):
+            return served
         return asked if asked and served.startswith(f"{asked}-") else None
 
     def _uncached_price(
@@ -177,25 +209,42 @@ class PriceBook:
 
         The library falls back to the standard price when no variant matches: look it up first.
         """
-        from genai_prices import Usage as LibraryUsage
-
+        if self._own.knows(model):
+            if any(unit in dict(used) for unit in UNITS.values()) or context not in ((), _BATCH):
+                return None  # the table has no line for this tool, and none for tiers
+            return self._own.price(model, dict(used), batch=context == _BATCH)
         found = self._find(provider, model)
         when = datetime.fromtimestamp(minute * 60, UTC)
-        if found is None or not _published(*found, dict(context), when):
+        if found is None:
             return None
-        try:
-            return (
-                found[1]
-                .calc_price(
-                    LibraryUsage(**dict(used)),
-                    found[0],
-                    genai_request_timestamp=when,
-                    price_context=dict(context),
-                )
-                .total_price
-            )
-        except ValueError:  # usage that contradicts itself
-            return None
+        if _published(*found, dict(context), when):
+            return _library_price(*found, used, context, when)
+        if context == _BATCH and halves_batches(provider) and _published(*found, {}, when):
+            tokens = tuple(one for one in used if one[0] not in UNITS.values())
+            listed = _library_price(*found, tokens, (), when)
+            whole = _library_price(*found, used, (), when)
+            # Half of the tokens' price; tools cost the same in a batch.
+            return None if listed is None or whole is None else whole - listed / 2
+        return None
+
+
+def _library_price(
+    provider: Provider, model: ModelInfo, used: _Used, context: _Context, when: datetime
+) -> Decimal | None:
+    from genai_prices import Usage as LibraryUsage
+
+    known = vars(model.get_prices(when, dict(context)))
+    if any(unit in dict(used) and known.get(f"{unit}_kcount") is None for unit in UNITS.values()):
+        return None  # the library takes a tool without a price for free
+    try:
+        return model.calc_price(
+            LibraryUsage(**dict(used)),
+            provider,
+            genai_request_timestamp=when,
+            price_context=dict(context),
+        ).total_price
+    except ValueError:  # usage that contradicts itself
+        return None
 
 
 def _find(provider: str, model: str) -> tuple[Provider, ModelInfo] | None:

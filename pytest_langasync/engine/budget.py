@@ -69,14 +69,15 @@ class Budget:
             return
         wave: dict[str, _Commitment] = {}
         for pending, estimate in self.estimates(fresh):
-            wave[pending.key] = self._bounded(self._request(pending), estimate.batch_upper)
+            request = self._request(pending)
+            wave[pending.key] = self._bounded(request, estimate, estimate.batch_upper)
         self._commit(wave, self._limit)
 
     def check_now(self, key: str, request: Request) -> None:
         """Commit one call that is about to be sent in real time. Raises as ``check`` does."""
         if self._limit is not None:
             estimate = self._prices.estimate(request)
-            self._commit({key: self._bounded(request, estimate.list_upper)}, self._limit)
+            self._commit({key: self._bounded(request, estimate, estimate.list_upper)}, self._limit)
 
     def _commit(self, calls: dict[str, _Commitment], limit: Decimal) -> None:
         self._settle()
@@ -111,11 +112,18 @@ class Budget:
     def _request(self, pending: MissingCall) -> Request:
         return Request(pending.target, self._store.spooled(pending.key))
 
-    def _bounded(self, request: Request, upper: Decimal | None) -> _Commitment:
+    def _bounded(self, request: Request, estimate: Estimate, upper: Decimal | None) -> _Commitment:
         if upper is None:
             raise ConfigurationError(
-                f"--langasync-max-cost: no upper bound is known for {request.model!r} (no price, "
-                "or no output limit). Nothing was sent for it. Set an output limit on its calls, "
-                "or leave the option away"
+                f"--langasync-max-cost: no upper bound is known for {request.model!r}: "
+                f"{_why_unbounded(estimate)}, or leave the option away. Nothing was sent for it"
             )
         return _Commitment(upper, request.target, request.model)
+
+
+def _why_unbounded(estimate: Estimate) -> str:
+    if estimate.list_price is None or estimate.batch_price is None:
+        return "it has no known price. Set one in langasync_prices"
+    if estimate.output_tokens_upper is None:
+        return "nothing limits its output. Set an output limit on its calls"
+    return "a tool, a file or an earlier response can add to its input. Take these away"

@@ -18,6 +18,7 @@ from pytest_langasync.cache import redaction
 from pytest_langasync.cache.secret_places import with_secrets
 from pytest_langasync.config import CLOCK
 from pytest_langasync.engine import differences
+from pytest_langasync.engine.kept import Kept, deletion_of, identifier, is_final
 from pytest_langasync.interception.context import CallContext
 from pytest_langasync.models import (
     Answer,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Attempt", "Difference", "Replay", "ReplayRules", "SendNow"]
 
 DEFAULT = AttemptOptions()
+PERMANENT = frozenset({400, 404, 409, 410, 413, 415, 422})
+"""Statuses that say something about the call itself: it is not made again."""
 _Slot = tuple[str, str]  # (owner, identity): what occurrences are counted by
 
 
@@ -100,11 +103,12 @@ class Replay:
         self._retries_not_before = context.started_at
         """Failures for no fault of the request's that came before are no answers: whoever was to
         send it again did not get round to it."""
-        self.realtime_bases: set[str] = set()
+        self._refusals = context.refusals
         self.urgent: frozenset[str] = frozenset()
         """Owners whose missing calls may be sent in real time in this pass."""
         self.served: set[str] = set()
         """Keys of all answers that this run has used."""
+        self.kept = Kept()
 
     def find(self, key: str, owner: str) -> Answer | None:
         """Return the stored answer that counts for this owner in this run, or None."""
@@ -126,6 +130,10 @@ class Replay:
             if self.memory.refresh.too_old(owner, entry.age[0], entry.received_at):
                 return False
         return entry.ok or self.store.in_flight(key) is None
+
+    def refused(self, request: Request) -> bool:
+        """Whether no batch takes a request."""
+        return self._refusals is not None and bool(self._refusals.of_request(request))
 
     def send_now(self, urgent: Iterable[str], cancelled_at: float) -> None:
         """Let these owners send in real time in the next pass; what was cancelled before that
@@ -172,6 +180,8 @@ class Attempt:
         self._counts: Counter[_Slot] = Counter()
         self._errors: dict[_Slot, Call] = {}
         self._resend: defaultdict[_Slot, list[int]] = defaultdict(list)
+        self.removed: set[str] = set()
+        """Objects at the provider that it has deleted."""
         self._lock = threading.RLock()
 
     @property
@@ -216,23 +226,109 @@ class Attempt:
             answer = self._answer(call, slot, live)
             if answer is not None:
                 return self._serve(call, answer, slot, caller)
+            if not self.replay.silent and self._names_what_is_gone(call):
+                caller.park()
+                return None
             if live and self.replay.may_send(call):
                 return self._send_now(call, slot)
-            self.parks += 1
-            if not caller.parked:
-                self._record(call, slot, caller)
-            caller.park()
+            self._park(call, slot, caller)
             return None
+
+    def keep(self, request: Request, caller: CallContext) -> Answer | SendNow | None:
+        """Do what ``ask`` does for a call by which an object at the provider is managed.
+
+        Such a call never goes into a batch, costs nothing, and is in no books.
+        """
+        with self._lock:
+            if self.closed:
+                return None
+            slot = (self.scope, request.identity)
+            call = self._call(request, streamed=False, slot=slot)
+            if request.target.endpoint.startswith("DELETE "):
+                call = Call(request, "", 0)  # an object is deleted once, whoever does it
+            answer = self.replay.kept.unfinished(call.key)
+            if answer is None:
+                answer = self.replay.find(call.key, self.scope)
+            if answer is not None and self.replay.kept.counts(answer, self.scope):
+                self._counts[slot] += 1
+                self._note_object(call, answer)
+                return answer
+            if not self.replay.silent and self.replay.may_send(call):
+                return self._keep_now(call, slot)
+            self._park(call, slot, caller)
+            return None
+
+    def _keep_now(self, call: Call, slot: _Slot) -> SendNow:
+        self._counts[slot] += 1
+
+        def record(status: int, body: Any, request_id: str, headers: Mapping[str, str]) -> Answer:
+            now, kept = CLOCK.now(), self.replay.kept
+            answer = Answer(call.key, status, body, "", request_id, now, now, headers=headers)
+            with self._lock:
+                if answer.ok and not is_final(body):
+                    if call.request.target.endpoint.startswith("GET "):
+                        self._counts[slot] -= 1  # one of many looks, of which the last counts
+                    else:
+                        kept.hold(call, slot[0], answer)
+                elif answer.ok or status in PERMANENT:
+                    self.replay.store.add_realtime(call, slot[0], answer)
+                    if answer.ok:
+                        self._finish(identifier(body), answer)
+                self._note_object(call, answer)
+            return answer
+
+        return SendNow(call, record)
+
+    def _finish(self, object_id: str, seen: Answer) -> None:
+        """Store what is final by now in the place of an answer that was not."""
+        if made := self.replay.kept.finished(object_id):
+            call, owner = made
+            answer = dataclasses.replace(seen, key=call.key)
+            self.replay.store.add_realtime(call, owner, answer)
+            self.used = [
+                (scope, one, answer if one.key == call.key else old)
+                for scope, one, old in self.used
+            ]
+
+    def _note_object(self, call: Call, answer: Answer) -> None:
+        object_id = identifier(answer.body)
+        endpoint = call.request.target.endpoint
+        if not (answer.ok and object_id) or endpoint.startswith(("GET ", "DELETE ")):
+            return
+        deletion = self.replay.store.peek(deletion_of(call, object_id).key)
+        earlier = deletion is not None and deletion.received_at < self.replay.started_at
+        self.replay.kept.note(object_id, self.scope, gone=earlier)
+
+    def answer_of(self, object_id: str) -> Answer | None:
+        """Return the answer of this attempt's own with this ID, such as a response's."""
+        used = (answer for _, _, answer in reversed(self.used))
+        return next((one for one in used if one.ok and identifier(one.body) == object_id), None)
+
+    def _names_what_is_gone(self, call: Call) -> bool:
+        """Whether a call without an answer needs an object that an earlier run deleted.
+
+        Its answers were bought by then, and this is a new question: the object is made anew, which
+        takes another attempt.
+        """
+        kept = self.replay.kept
+        text = canonical_json(call.request.body) if kept.gone else ""
+        gone = [object_id for object_id in kept.gone if object_id in text]
+        for object_id in gone:
+            kept.make_anew(object_id, CLOCK.now())
+        self.parks += bool(gone)
+        return bool(gone)
+
+    def _park(self, call: Call, slot: _Slot, caller: CallContext) -> None:
+        self.parks += 1
+        if not caller.parked:
+            self._record(call, slot, caller)
+        caller.park()
 
     def _in_real_time(self, call: Call) -> bool:
         replay = self.replay
         if self.scope in replay.urgent:
             return replay.store.in_flight(call.key) is None
-        return (
-            self.options.realtime
-            or replay.realtime
-            or call.request.target.base_url in replay.realtime_bases
-        )
+        return self.options.realtime or replay.realtime or replay.refused(call.request)
 
     def _call(self, request: Request, streamed: bool, slot: _Slot) -> Call:
         resend = self._resend[slot]
@@ -243,7 +339,7 @@ class Attempt:
         return Call(request, owner, occurrence, streamed)
 
     def _answer(self, call: Call, slot: _Slot, live: bool) -> Answer | None:
-        answer = self.replay.find(call.key, self.scope)
+        answer = self.replay.kept.unfinished(call.key) or self.replay.find(call.key, self.scope)
         if answer is not None and (answer.ok or not live):
             return answer
         if live:  # whoever retries in real time reaches the provider
@@ -287,7 +383,7 @@ class Attempt:
         """
         replay = self.replay
         if replay.match_tokens:
-            for key in sorted(replay.memory.bought(self.scope) - self.asked):
+            for key in sorted(replay.memory.bought(self.scope) - self.asked - {call.key}):
                 body = replay.store.request_body(key)
                 tokens = redaction.identifier_changes(body, call.request.body) if body else None
                 if tokens is not None:
@@ -321,7 +417,10 @@ class Attempt:
                 failed=hidden,
                 headers=headers,
             )
-            store.add_realtime(call, slot[0], answer)
+            if answer.ok and not is_final(body):
+                self.replay.kept.hold(call, slot[0], answer)
+            else:
+                store.add_realtime(call, slot[0], answer)
             with self._lock:
                 if not answer.ok:
                     self._resend[slot].append(call.occurrence)

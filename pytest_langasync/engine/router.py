@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pytest_langasync import providers
 from pytest_langasync.costs.ledger import Ledger
 from pytest_langasync.engine import payloads
 from pytest_langasync.engine.access import Access
+from pytest_langasync.engine.kept import is_final, pretended_deletion
 from pytest_langasync.engine.replay import Attempt, SendNow
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
+from pytest_langasync.interception.context import CallContext
 from pytest_langasync.interception.wire import Decision, Park, Reply, Send, Wire
 from pytest_langasync.models import Answer, Request, Target, digest, is_success
-from pytest_langasync.providers.hosts import detour
+from pytest_langasync.providers.hosts import PLAYED, detour
 from pytest_langasync.providers.model_calls import ModelCalls
 
 __all__ = ["CallRouter"]
@@ -38,6 +40,8 @@ class _Heard:
     """Why no batch can take it, or an empty string."""
     played: bool = True
     """Whether the sandbox, where there is one, has its model."""
+    plain_url: str = ""
+    """Where the same call goes that is not streamed, where that is elsewhere."""
 
 
 class CallRouter:
@@ -66,12 +70,14 @@ class CallRouter:
         """Return whether this may be a model call, or must not leave (see ``wire.Router``)."""
         if method == "POST" and (path.endswith(self._ends) or self._model_calls.matches(url)):
             return True
-        return bool(detour(self.local_url, url))
+        return self._model_calls.keeps(url) or bool(detour(self.local_url, url))
 
     def decide(self, wire: Wire) -> Decision:
         """Decide what becomes of a request (see ``wire.Router``)."""
         caller = self.concurrency.current()
         call = self._translate(wire) if caller is not None else None
+        if call is None and caller is not None and self._model_calls.keeps(wire.url):
+            return self._manage(wire, caller)
         if call is None or caller is None:
             return self._elsewhere(wire)
         request = call.request
@@ -90,12 +96,48 @@ class CallRouter:
             return self._real_time(outcome, call)
         return reply_to(request, outcome, call.streamed)
 
+    def _manage(self, wire: Wire, caller: CallContext) -> Decision:
+        """Decide on a call that makes, reads or deletes what is kept at a provider."""
+        attempt: Attempt = caller.attempt
+        kept = attempt.replay.kept
+        segments = urlsplit(wire.url).path.replace(":", "/").split("/")
+        makers = [kept.makers[one] for one in segments if one in kept.makers]
+        if wire.method == "DELETE":
+            others = kept.waiting - {attempt.owner}
+            if attempt.parked or (others and any(one != attempt.owner for one in makers)):
+                return pretended_deletion(wire.url)
+        heard = self._other(wire)
+        answer = attempt.answer_of(segments[-1]) if wire.method == "GET" else None
+        if answer is not None and is_final(answer.body):  # a batch's cannot be looked up
+            return reply_to(heard.request, answer, None)
+        if not makers and wire.method != "POST":
+            return self._elsewhere(wire)
+        to = heard.request.target
+        after = (("after", "its deletion"),) if attempt.removed.intersection(segments) else ()
+        if wire.method == "DELETE":
+            attempt.removed.update(set(segments) & kept.makers.keys())
+            after = ()
+        target = replace(to, endpoint=f"{wire.method} {to.endpoint}", headers=to.headers + after)
+        request = replace(heard.request, target=target, model_in_path=target.endpoint)
+        outcome = attempt.keep(request, caller)
+        if outcome is None:
+            return Park(f"{target.endpoint}: may not be sent")
+        if isinstance(outcome, SendNow):
+            sent = self._real_time(outcome, replace(heard, request=request))
+            return replace(sent, url=detour(self.local_url, wire.url))
+        return reply_to(request, outcome, None)
+
     def _elsewhere(self, wire: Wire) -> Send | None:
         """Send to the sandbox, where there is one, what must not reach a provider."""
         if not self.local_url:
             return None
         called = self._called(wire)
-        url = self.local_url + called.endpoint if called else detour(self.local_url, wire.url)
+        played = called is not None and self._plays(called)
+        url = (
+            self.local_url + called.endpoint
+            if called and played
+            else detour(self.local_url, wire.url)
+        )
         return Send(lambda came: came, url=url) if url else None
 
     def _translate(self, wire: Wire) -> _Heard | None:
@@ -104,7 +146,7 @@ class CallRouter:
             body = json.loads(wire.content)
         except ValueError:
             body = None
-        if called is not None and isinstance(body, dict):
+        if called is not None and isinstance(body, dict) and self._plays(called):
             return self._batchable(wire, called, body)
         if wire.method == "POST" and self._model_calls.matches(wire.url):
             # The sandbox itself says what it does not serve: no answer of a model.
@@ -121,19 +163,17 @@ class CallRouter:
             identity += (("query", digest(sorted(query))),)
         body = payloads.request_body(wire.content, headers.get("content-type", ""))
         target = Target(call.provider, call.base_url, call.endpoint, identity)
-        return _Heard(
-            Request(target, body, call.model or call.endpoint),
-            None,
-            "no batch takes such calls",
-            False,
-        )
+        request = Request(target, body, model_in_path=call.model or call.endpoint)
+        return _Heard(request, None, "no batch takes such calls", played=False)
 
     def _batchable(self, wire: Wire, called: providers.Called, body: Mapping[str, Any]) -> _Heard:
         provider = called.provider
+        self._model_calls.called_at(called.base_url)
         headers = {name.lower(): value for name, value in wire.headers.items()}
         identity = provider.identity_headers(headers)
-        asked = set(parse_qsl(urlsplit(wire.url).query, keep_blank_values=True))
-        query = sorted(asked - provider.empty_query)
+        url = urlsplit(wire.url)
+        asked = set(parse_qsl(url.query, keep_blank_values=True)) - provider.empty_query
+        query = sorted(pair for pair in asked if pair[0] not in provider.query_keys)
         if query:  # it may hold a key
             identity += (("query", digest(query)),)
         target = Target(
@@ -143,10 +183,15 @@ class CallRouter:
             identity,
             self._access.remember(wire, called),
         )
-        request = Request(target, called.dialect.strip_stream(body))
+        model = called.dialect.model(called.endpoint)
+        request = Request(target, called.dialect.strip_stream(body), model)
         why_now = provider.rejected(request) or ("a batch takes no query string" if query else "")
-        streamed = body if body.get("stream") else None
-        return _Heard(request, streamed, why_now)
+        streamed = called.dialect.streamed(url.path, dict(parse_qsl(url.query)), body)
+        return _Heard(request, streamed, why_now, plain_url=_plain_url(called, wire.url))
+
+    def _plays(self, called: providers.Called) -> bool:
+        """Whether, where there is a sandbox, it has the batches of this provider."""
+        return not self.local_url or called.provider.name in PLAYED
 
     def _called(self, wire: Wire) -> providers.Called | None:
         """Return whose model is called, and where; None for anything but a call."""
@@ -170,7 +215,16 @@ class CallRouter:
         if streamed is None:  # as it is: it may have been signed
             return Send(record, url=url)
         content = json.dumps(request.body, ensure_ascii=False, separators=(",", ":"))
-        return Send(record, content.encode("utf-8", "surrogatepass"), url)
+        return Send(record, content.encode("utf-8", "surrogatepass"), url or heard.plain_url)
+
+
+def _plain_url(called: providers.Called, url: str) -> str:
+    """Return where a call goes that is not streamed, where the path says which it is."""
+    here, plain = urlsplit(url), urlsplit(f"{called.base_url}{called.endpoint}")
+    if here.path == plain.path:
+        return ""
+    query = [pair for pair in parse_qsl(here.query) if pair not in called.provider.empty_query]
+    return plain._replace(query=urlencode(query)).geturl()
 
 
 def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | None) -> Reply:

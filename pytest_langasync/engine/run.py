@@ -18,6 +18,7 @@ from pytest_langasync.cache.secret_places import SecretPlaces
 from pytest_langasync.cache.store import Store
 from pytest_langasync.config import CLOCK, Settings, suite_of
 from pytest_langasync.costs.ledger import Books, Ledger
+from pytest_langasync.costs.own_prices import OwnPrices
 from pytest_langasync.costs.prices import PriceBook
 from pytest_langasync.engine import explanations
 from pytest_langasync.engine.budget import Budget
@@ -34,7 +35,8 @@ from pytest_langasync.interception.forks import ForkGuard
 from pytest_langasync.interception.tracing import TraceBuffer
 from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.batcher import Batcher, Policy
-from pytest_langasync.models import AttemptOptions, Call, Event, MissingCall, Request
+from pytest_langasync.lanes.refusals import NO_BATCH_API, Refusals
+from pytest_langasync.models import AttemptOptions, Call, Event, MissingCall, Refusal, Request
 from pytest_langasync.providers.model_calls import ModelCalls
 
 __all__ = ["Front", "Run"]
@@ -71,7 +73,7 @@ class Run:
         self.started_at = CLOCK.now() if front.started_at is None else front.started_at
         self._front = front
         self._notify = front.notify
-        prices = PriceBook()
+        prices = PriceBook(OwnPrices(settings.prices))
         self.ledger = Ledger(self.started_at, prices)
         self.store = Store(
             settings.cache,
@@ -80,6 +82,7 @@ class Run:
             secret_places=SecretPlaces(settings.secret_places),
         )
         self.hosts = Hosts(front.local_url)
+        self.refusals = Refusals(self.store)
         self.context = RunContext(
             self.store,
             settings,
@@ -88,6 +91,7 @@ class Run:
             front.notify,
             front.tick,
             self.hosts.connect,
+            self.refusals,
         )
         self.budget = Budget(self.store, prices, settings.max_cost, self.started_at)
         self._allow = front.allow or self.budget.check_now
@@ -102,7 +106,7 @@ class Run:
             self.concurrency, self.ledger, ModelCalls(settings.model_calls), self.hosts.access
         )
         self._forks = ForkGuard(self._router, self.concurrency, self.ledger.passed, settings.silent)
-        self._interceptor = Interceptor(self._forks, self.concurrency)
+        self._interceptor = Interceptor(self._forks, self.concurrency, guards=not settings.silent)
         self._attempt: Attempt | None = None
         self._traces = TraceBuffer(self._is_parked)
 
@@ -126,6 +130,7 @@ class Run:
         for job_id in settings.resumed:
             if self.store.job(job_id) is None:
                 providers.check_job_id(job_id)
+        self.refusals.load()
         self.memory = Memory(self.context)
         self.replay = Replay(self.context, self.memory, rules or ReplayRules(), self._may_send)
         self.batcher = Batcher(self.context, Policy.of(settings, self.started_at))
@@ -202,18 +207,21 @@ class Run:
 
     def park(self, attempt: Attempt) -> None:
         """Keep what a parked attempt asked for in mind until its next one."""
+        self.replay.kept.waiting.add(attempt.owner)
         self.memory.parked(attempt.owner, attempt.missing)
 
     def judge(self, attempt: Attempt) -> None:
         """Enter a finished attempt in the books: what it used has now served its verdict."""
+        self.replay.kept.waiting.discard(attempt.owner)
         if not attempt.used:
             self.ledger.unseen(attempt.owner)
         for _, call, answer in attempt.used:
             self.ledger.used(attempt.owner, call, answer)
             self._used.add(answer.key)
-            base_url, new = call.request.target.base_url, answer.received_at >= self.started_at
-            if base_url in self.replay.realtime_bases and new:
-                self.ledger.passed(urlsplit(base_url).netloc, "it has no batch API")
+            if answer.received_at >= self.started_at and not answer.job_id:
+                why = self.refusals.of_request(call.request)
+                if why:
+                    self.ledger.passed(urlsplit(call.request.target.base_url).netloc, why)
         if attempt.masked:
             self.ledger.masked(attempt.owner, attempt.masked)
         used = ((scope, answer) for scope, _, answer in attempt.used)
@@ -231,6 +239,7 @@ class Run:
 
     def give_up(self, attempt: Attempt) -> None:
         """Forget a test that cannot be replayed; the next run starts with it afresh."""
+        self.replay.kept.waiting.discard(attempt.owner)
         self.memory.gave_up(attempt.owner, attempt.missing.values())
 
     def defer(self, owner: str, missing: Iterable[MissingCall]) -> None:
@@ -271,7 +280,7 @@ class Run:
         """
         if self.refused:
             raise ConfigurationError(self.refused)
-        batchable = [p for p in missing_calls if self._has_batch_api(p)]
+        batchable = [p for p in missing_calls if self._batchable(p)]
         self.tell_request_changes(batchable)
         self.budget.check([p for p in batchable if not self.paid_for(p)])
         owners = self.memory.note_purchase(batchable)  # written down before it is bought
@@ -307,7 +316,7 @@ class Run:
     def answered(self, missing_calls: Iterable[MissingCall]) -> bool:
         """Whether an attempt that missed these can go on now."""
         return all(
-            p.target.base_url in self.replay.realtime_bases
+            bool(self.refusals.of_missing(p))
             or p.owner in self.replay.urgent
             or self.replay.has(p.key, p.owner)
             for p in missing_calls
@@ -350,7 +359,7 @@ class Run:
 
     def look_up(self, missing_calls: Iterable[MissingCall]) -> frozenset[str]:
         """Wait for what of these was bought already; return what may have been. As ``wave``."""
-        batchable = [pending for pending in missing_calls if self._has_batch_api(pending)]
+        batchable = [pending for pending in missing_calls if self._batchable(pending)]
         return self.batcher.look_up(batchable, valid=self._still_counts(batchable))
 
     def tell_request_changes(self, missing_calls: Iterable[MissingCall]) -> None:
@@ -360,14 +369,15 @@ class Run:
         ):
             self._notify(Event("changed", message=line))
 
-    def _has_batch_api(self, pending: MissingCall) -> bool:
+    def _batchable(self, pending: MissingCall) -> bool:
+        if self.refusals.of_missing(pending):
+            return False
         if not (has_one := self.hosts.has_batch_api(pending.target)):
-            self.replay.realtime_bases.add(pending.target.base_url)
+            self.refusals.add_host(pending.target, NO_BATCH_API)
         return has_one
 
-    def bought(self, missing_calls: Iterable[MissingCall], realtime_bases: Iterable[str]) -> None:
+    def bought(self, missing_calls: Iterable[MissingCall], refusals: Iterable[Refusal]) -> None:
         """Take note of a wave that another process bought for this one's tests."""
-        without = self.replay.realtime_bases
-        without.update(realtime_bases)
-        self.memory.note_bought(p for p in missing_calls if p.target.base_url not in without)
+        self.refusals.update(refusals)
+        self.memory.note_bought(p for p in missing_calls if not self.refusals.of_missing(p))
         self.store.refresh()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_langasync.costs.ledger import UNUSED, Ledger
 from pytest_langasync.models import Request, Target
+from pytest_langasync.providers.base import is_management
 
 if TYPE_CHECKING:
     from pytest_langasync.cache.store import Store
@@ -19,6 +20,8 @@ def enter_unused(ledger: Ledger, store: Store, used: Container[str]) -> None:
     tests = set(ledger.tests())
     for key in (key for key in store.received_since(ledger.started_at) if key not in used):
         answer, stored = store.answer(key), store.request(key)
+        if stored is not None and is_management(stored.meta.endpoint):
+            continue
         if answer is not None and stored is not None and not answer.foreign:
             meta = stored.meta
             body = stored.body() or {"model": meta.model}

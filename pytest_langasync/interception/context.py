@@ -56,6 +56,13 @@ class CallContext:
         self.parked: bool = parent.parked if parent else False
         self.has_new_answers: bool = parent.has_new_answers if parent else False
 
+    def is_within(self, other: CallContext) -> bool:
+        """Whether this is another context, or a part of it."""
+        caller: CallContext | None = self
+        while caller is not None and caller is not other:
+            caller = caller.parent
+        return caller is other
+
     def park(self) -> None:
         """Note a park. A task hands it up to the context that awaits it. A thread does not: whoever
         fills a pool goes on filling it while the first work items park."""
@@ -128,9 +135,7 @@ class ContextTracker:
             return self.tasks.get(task) or (self.adopt(task, parent) if parent else None)
         item = self.thread.item
         # LangChain and others run a pool's work item in a copy of the submitter's context.
-        if item is not None and (
-            inherited is None or item.parent is inherited or item.attempt is not inherited.attempt
-        ):
+        if item is not None and (inherited is None or not inherited.is_within(item)):
             return item
         if beneath is not None and (inherited is None or running_loop() is None):
             same = inherited is not None and inherited.attempt is beneath.attempt

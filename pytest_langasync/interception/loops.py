@@ -18,13 +18,14 @@ This relies on inner behaviour in these places:
 
 * asyncio: all ways to run a loop end in ``run_until_complete`` of its class, which is replaced in
   ``BaseEventLoop``, in ``uvloop.Loop`` and in what ``nest_asyncio`` patches
-  (``test_queue_workers``, in all its loops). A task's ``_fut_waiter`` is what it waits for, and
-  ``cr_await`` leads from a coroutine to the one that it waits for (``test_an_actor``).
+  (``test_siblings``, ``test_in_a_loop_that_nest_asyncio_has_patched``). A task's ``_fut_waiter``
+  is what it waits for, and ``cr_await`` leads from a coroutine to the one that it waits for
+  (``test_siblings[an_actor-*]``).
 * trio and anyio: a nursery or task group cancels its other tasks when one raises, also those that
   wait for a semaphore; so a task that it started lets its park out late (``test_trio_siblings``,
   ``test_siblings[anyio_limiter-*]``). Trio's ``wait_all_tasks_blocked`` returns when nothing has
   run for a while.
-* anyio's pytest plugin keeps one task for many tests (``test_anyio_runner``).
+* anyio's pytest plugin keeps one task for many tests (``test_asynchronous_ones``).
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ TURNING = 1.0
 CALM = 2
 """Looks in a row at which nothing can go on by itself, after which the main coroutine is ended."""
 
-MONOTONIC = time.monotonic
+MONOTONIC = CLOCK.timer
 Loop = asyncio.AbstractEventLoop
 Task = asyncio.Task[Any]
 
@@ -133,7 +134,9 @@ class Loops:
             module = sys.modules.get(name)
             if module is not None and name not in self._patched:
                 self._patched.add(name)
-                patch(module)
+                # A module of the user's may have the same name, and a later version another shape.
+                with contextlib.suppress(AttributeError):
+                    patch(module)
 
     def _libraries(self) -> dict[str, Callable[[Any], None]]:
         return {
@@ -247,8 +250,10 @@ class Loops:
         running.looked_at = CLOCK.timer()
         if running.attempt.parked and self._is_stuck(running, running.looked_at):
             running.attempt.cut_short = True
-            self._watchdog.end_items(running.attempt)
-            running.mains[-1][0].cancel()
+            # A work item that it waits for brings the park along.
+            if not self._watchdog.end_items(running.attempt) or running.told:
+                running.mains[-1][0].cancel()
+            running.told = True
         running.loop.call_later(LOOK, self._look, running)
 
     def _is_stuck(self, running: _Running, now: float) -> bool:
@@ -462,7 +467,7 @@ class _Running:
         self.mains: list[tuple[Task, Task | None]] = []
         """What it is run for, the innermost last: with ``nest_asyncio``, a task can run its loop
         again, and stands next to what it waits for."""
-        self.watched = False
+        self.watched = self.told = False
         self.looked_at = self.called_at = CLOCK.timer()
         self.calls = -1
         self.calm = 0
@@ -475,7 +480,7 @@ class _Running:
 async def _turn() -> None:
     """Let the loop turn for a moment, also where a test has frozen its clock (freezegun): none of
     its timers ever ends then."""
-    if time.monotonic is MONOTONIC:
+    if CLOCK.timer is MONOTONIC:
         await asyncio.sleep(TURN)
     else:
         time.sleep(TURN)

@@ -7,7 +7,7 @@ park in a form that it can carry to whoever waits:
   are not cancelled: whoever fills a pool cancels the rest when one of its items raises.
 * ``multiprocessing.pool.ThreadPool`` carries an ``Exception`` only; anything else ends the worker
   and leaves the result open for ever. It also works through its input in chunks, of which an
-  exception drops the rest: each input is an item here (``test_threads[thread_pool]`` and its like).
+  exception drops the rest: each input is an item here (``test_pools_ask_everything_at_once``).
 * A bare thread gets an ``Exception`` at its first park: threads that feed a queue catch that, and
   tell whoever reads the queue. At its second, which is a loop that tries again, one that such a
   loop lets pass.

@@ -19,6 +19,7 @@ from pytest_langasync.providers import Client, Provider, by_name
 
 if TYPE_CHECKING:
     from pytest_langasync.cache.store import Store
+    from pytest_langasync.lanes.refusals import Refusals
 
 __all__ = ["RunContext"]
 
@@ -47,6 +48,8 @@ class RunContext:
     notify: Callable[[Event], None] = lambda event: None
     tick: Callable[[], None] = lambda: None
     connect: Callable[[Target], Client] = _connect
+    refusals: Refusals | None = None
+    """What no batch takes; None where a refusal is the answer."""
     lookup: Callable[[str], Provider] = by_name
     clock: Callable[[], float] = CLOCK.now
     timer: Callable[[], float] = CLOCK.timer

@@ -203,6 +203,7 @@ def langasync_case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture
 def scored(request: pytest.FixtureRequest, langasync: Langasync, langasync_case: Case) -> Scored:
     """One case, run through the marker's ``chain`` and scored by its ``scorer``."""
+    __tracebackhide__ = True
     from pytest_langasync.plugin.scores import run_case
 
     return run_case(request, langasync, langasync_case)

@@ -12,9 +12,6 @@ from pytest_langasync.models import AttemptOptions
 
 __all__ = ["MarkerOptions"]
 
-METHODS = ("evaluate", "measure")
-"""What evaluators of pydantic-evals and DeepEval have, which are not callable."""
-
 
 @dataclass(frozen=True)
 class MarkerOptions:
@@ -88,8 +85,8 @@ class MarkerOptions:
             raise ConfigurationError(f"chain={chain!r} is neither a Runnable nor a function")
         several = scorer if isinstance(scorer, (list, tuple)) else [scorer]
         for one in scorer.values() if isinstance(scorer, dict) else several:
-            if not (one is None or callable(one) or any(hasattr(one, name) for name in METHODS)):
-                raise ConfigurationError(
-                    f"scorer={one!r} is no scorer: give a callable (input, output, expected)"
-                )
+            if one is not None:
+                from pytest_langasync.scoring.evaluators import check
+
+                check(one)
         return cls(**keywords)

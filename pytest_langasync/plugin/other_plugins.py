@@ -30,8 +30,8 @@ IN_ORDER = ("incremental",)
 """Markers of tests that are judged strictly one after the other, as in pytest's own recipe."""
 SESSION_FIXTURES = frozenset({"eval_results", "session_results_dct", "session_results_df"})
 """Fixtures of pytest-harvest and pytest-evals that hold the results of all tests so far."""
-RUNS_THE_PROTOCOL = ("rerunfailures",)
-"""Plugins that run a test's phases themselves, and go by what they noted in their makereport."""
+RUNS_THE_PROTOCOL = ("pytest_rerunfailures",)
+"""Modules of plugins that run a test's phases themselves, and go by what their makereport noted."""
 REALTIME_BECAUSE = {
     "Hypothesis": "which asks for something else each time",
     "pytest-benchmark": "which calls the function until its time is up",
@@ -73,9 +73,10 @@ def realtime_because(item: pytest.Item) -> str:
     """
     if hasattr(getattr(item, "obj", None), "hypothesis"):
         return "Hypothesis"
-    benchmark = item.config.pluginmanager.has_plugin("benchmark")
-    if benchmark and {"benchmark", "benchmark_weave"} & set(getattr(item, "fixturenames", ())):
-        return "pytest-benchmark"
+    info: Any = getattr(item, "_fixtureinfo", None)
+    for definition in info.name2fixturedefs.get("benchmark", ()) if info is not None else ():
+        if definition.func.__module__.startswith("pytest_benchmark."):
+            return "pytest-benchmark"
     return ""
 
 

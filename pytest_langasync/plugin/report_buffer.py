@@ -177,16 +177,15 @@ class ReportBuffer:
     def _own_report(self, item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport:
         """Let pytest's own plugins (skip and xfail, unittest) alone make a report."""
         plugins = self._config.pluginmanager
-        own = {plugins.get_plugin(name) for name in RUNS_THE_PROTOCOL}
-        others = [p for p in plugins.get_plugins() if p not in own and not _is_pytest_own(p)]
+        others = [one for one in plugins.get_plugins() if not _takes_part(one)]
         hook = plugins.subset_hook_caller("pytest_runtest_makereport", others)
         report: pytest.TestReport = hook(item=item, call=call)
         return report
 
 
-def _is_pytest_own(plugin: object) -> bool:
-    name = getattr(plugin, "__name__", None) or type(plugin).__module__
-    return str(name).startswith("_pytest.")
+def _takes_part(plugin: object) -> bool:
+    name = str(getattr(plugin, "__name__", None) or type(plugin).__module__)
+    return name.startswith("_pytest.") or name in RUNS_THE_PROTOCOL
 
 
 class _Shim:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_langasync.config import Settings
-from pytest_langasync.exceptions import ConfigurationError
+from pytest_langasync.exceptions import ConfigurationError, ScoringError
 from pytest_langasync.plugin.marker import MarkerOptions
 from pytest_langasync.plugin.other_plugins import realtime_because
 from pytest_langasync.plugin.terminal import MISSED
@@ -162,6 +162,10 @@ class Scores:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         worker = hasattr(config, "workerinput")
         self.gates = None if worker else Gates(settings.min_pass_rate, settings.min_score)
+        self._misses: dict[str, str] = {}
+        """The failures of missed tests, by node ID."""
+        self._told: set[str] = set()
+        """The missed tests whose gate failed."""
 
     # Around all others: what pytest makes of an xfail mark is known then.
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -217,6 +221,9 @@ class Scores:
         if hasattr(report, "langasync_deferred"):
             self.gates.deferred += 1
         elif data:
+            self._misses.pop(report.nodeid, None)  # a rerun replaces what it repeats
+            if data.get("missed"):
+                self._misses[report.nodeid] = dict(report.sections).get(MISSED, "")
             why = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
             self.gates.add(report.nodeid, report.outcome, data, why.removeprefix("missed: "))
 
@@ -230,6 +237,7 @@ class Scores:
 
         lf: Any = session.config.pluginmanager.get_plugin("lfplugin")
         for name, message, misses in failed:
+            self._told.update(misses)
             fail_run(session, name, message)
             if getattr(lf, "lastfailed", None) is not None:
                 lf.lastfailed.update(dict.fromkeys(misses, True))
@@ -241,7 +249,17 @@ class Scores:
         close()
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Show rates and scores of each group."""
+        """Show rates and scores of each group, and the failures of missed tests.
+
+        Those whose gate failed are always shown; others with ``-v``: they were allowed for.
+        """
+        verbose = terminalreporter.config.get_verbosity() > 0
+        shown = {one: text for one, text in self._misses.items() if verbose or one in self._told}
+        if shown and terminalreporter.config.option.tbstyle != "no":
+            terminalreporter.section("misses")
+            for nodeid, text in shown.items():
+                terminalreporter.section(f"missed: {nodeid}", sep="_", yellow=True)
+                terminalreporter.write_line(text)
         lines = list(self.gates.lines()) if self.gates is not None else []
         if lines:
             terminalreporter.ensure_newline()
@@ -300,6 +318,7 @@ def open_record(request: pytest.FixtureRequest) -> Langasync:
 
 def run_case(request: pytest.FixtureRequest, langasync: Langasync, case: Case) -> Scored:
     """Run a case through the marker's ``chain``, and score it by its ``scorer``."""
+    __tracebackhide__ = True
     from pytest_langasync.chains.invoke import Invoker
     from pytest_langasync.scoring.evaluators import apply
 
@@ -313,7 +332,10 @@ def run_case(request: pytest.FixtureRequest, langasync: Langasync, case: Case) -
     langasync.case["output"] = plain(output)
     named = [*_named(options.scorer), *(("", one) for one in case.evaluators)]
     works = [partial(apply, scorer, case, output, duration) for _, scorer in named]
-    found = session.side_by_side(works) if session else [work() for work in works]
+    try:
+        found = session.side_by_side(works) if session else [work() for work in works]
+    except ScoringError as error:  # how we came to read it is of no use to anybody
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
     reasons: dict[str, str | None] = {}
     for (given, _), scores in zip(named, found, strict=True):
         for name, score in scores.items():

@@ -35,6 +35,7 @@ from pytest_langasync.engine.run import Front, Run
 from pytest_langasync.exceptions import CacheError, ConfigurationError
 from pytest_langasync.models import Request
 from pytest_langasync.plugin.execution import Entry, Execution
+from pytest_langasync.plugin.interrupts import PatientInterrupts
 from pytest_langasync.plugin.marker import MarkerOptions
 from pytest_langasync.plugin.neighbours import Neighbours, module_of, set_up_now
 from pytest_langasync.plugin.other_plugins import forget_result
@@ -77,6 +78,7 @@ class Session:
             ),
             allow=self._allow if invitation else None,
         )
+        self._interrupts = PatientInterrupts()
         self.run = Run(settings, front)
         reporter.follow(self.run)
         self.worker: WorkerLink | None = None
@@ -137,9 +139,11 @@ class Session:
 
     def pytest_unconfigure(self) -> None:
         self.run.close()
+        self._interrupts.uninstall()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        self._interrupts.install()
         try:
             result = yield
             if session.shouldfail or session.shouldstop:  # a worker of xdist's does not raise

@@ -22,6 +22,7 @@ from pytest_langasync.exceptions import (
     ProviderError,
 )
 from pytest_langasync.models import MissingCall
+from pytest_langasync.plugin.interrupts import PatientInterrupts
 from pytest_langasync.plugin.parked_fixtures import Parked
 from pytest_langasync.plugin.terminal import Reporter
 from pytest_langasync.plugin.xdist_link import Controller, WorkerState
@@ -48,6 +49,7 @@ class ControllerSession:
                 request=request
             ),
         )
+        self._interrupts = PatientInterrupts()
         self.run = Run(settings, front)
         reporter.follow(self.run)
         self.buyer = LaneBuyer(self.run, settings, reporter.estimated)
@@ -72,6 +74,7 @@ class ControllerSession:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
+        self._interrupts.install()
         try:
             result = yield
         except pytest.exit.Exception:
@@ -101,6 +104,7 @@ class ControllerSession:
 
     def pytest_unconfigure(self) -> None:
         self.run.close()
+        self._interrupts.uninstall()
 
     def pytest_internalerror(self) -> None:
         self.reporter.worker_lost()
@@ -177,7 +181,7 @@ class ControllerSession:
         finally:
             self._submitted.set()
             self.reporter.pause()
-        return WaveReply(result=bought, realtime_bases=tuple(self.run.replay.realtime_bases))
+        return WaveReply(result=bought, refusals=self.run.refusals.all())
 
 
 class _EndedError(LangasyncError):

@@ -22,7 +22,7 @@ from pytest_langasync.cache.store import Store
 from pytest_langasync.config import CLOCK
 from pytest_langasync.engine.buyer import WaveResult
 from pytest_langasync.exceptions import ConfigurationError, LangasyncError
-from pytest_langasync.models import MissingCall, Request
+from pytest_langasync.models import MissingCall, Refusal, Request
 from pytest_langasync.plugin.xdist_messages import (
     Goodbye,
     Hello,
@@ -291,7 +291,7 @@ class WorkerLink:
         invitation: Invitation,
         store: Store,
         *,
-        bought: Callable[[Sequence[MissingCall], Iterable[str]], None],
+        bought: Callable[[Sequence[MissingCall], Iterable[Refusal]], None],
         failed: Callable[[], int],
         refused: Callable[[], str],
     ) -> None:
@@ -329,7 +329,7 @@ class WorkerLink:
         waits = Waits(failed=self._failed(), refused=self._refused())
         reply = self._ask(waits, WaveReply)
         if not reply.result.over:
-            self._bought(missing, reply.realtime_bases)
+            self._bought(missing, reply.refusals)
         return reply.result
 
     def allow(self, key: str, request: Request) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from pytest_langasync.costs.ledger import Books
 from pytest_langasync.engine.buyer import WaveResult
-from pytest_langasync.models import MissingCall, Request
+from pytest_langasync.models import MissingCall, Refusal, Request
 
 __all__ = [
     "WORKERINPUT",
@@ -145,8 +145,8 @@ class WaveReply(_Message):
     """What came of a wave for a worker that waited."""
 
     result: WaveResult
-    realtime_bases: tuple[str, ...] = ()
-    """Base URLs without a batch API."""
+    refusals: tuple[Refusal, ...] = ()
+    """What no batch takes."""
 
 
 # ---- the wire

@@ -15,10 +15,10 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.models import Job, Target
@@ -30,6 +30,7 @@ from pytest_langasync.providers.base import (
     Limits,
     Provider,
     Submission,
+    is_management,
     is_one_of,
     telling_headers,
 )
@@ -37,8 +38,9 @@ from pytest_langasync.providers.dialects import Dialect
 
 __all__ = [
     "GROUP", "Called", "Client", "Created", "Found", "Limits", "Provider", "Submission",
-    "by_name", "check_job_id", "dialect", "dialect_of", "echoed", "is_free", "lacking_key",
-    "may_have_job", "providers", "recognise", "set_placeholder_keys", "telling_headers",
+    "by_name", "check_job_id", "dialect", "dialect_of", "echoed", "halves_batches", "is_free",
+    "lacking_key", "may_have_job", "providers", "recognise", "set_placeholder_keys",
+    "telling_headers",
 ]  # fmt: skip
 
 GROUP = "pytest_langasync.providers"
@@ -53,6 +55,8 @@ class Called:
     dialect: Dialect
     base_url: str
     endpoint: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What its query says in place of headers."""
 
 
 @functools.cache
@@ -66,9 +70,10 @@ def providers() -> tuple[Provider, ...]:
         ConfigurationError: a provider of another package cannot be loaded.
     """
     from pytest_langasync.providers.anthropic import ANTHROPIC
+    from pytest_langasync.providers.google import GOOGLE
     from pytest_langasync.providers.openai import OPENAI
 
-    found: dict[str, Provider] = {one.name: one for one in (OPENAI, ANTHROPIC)}
+    found: dict[str, Provider] = {one.name: one for one in (OPENAI, ANTHROPIC, GOOGLE)}
     for point in metadata.entry_points(group=GROUP):
         try:
             one = point.load()
@@ -91,17 +96,26 @@ def recognise(url: str, headers: Mapping[str, str]) -> Called | None:
     """
     parts = urlsplit(url)
     place = parts.netloc.rpartition("@")[2].lower()
-    for provider in _at(parts.hostname or ""):
+    for provider in _at(parts.hostname or "", place):
         for dialect in provider.dialects:
             if found := dialect.split(parts.path, headers):
                 path, endpoint = found
-                return Called(provider, dialect, f"{parts.scheme}://{place}{path}", endpoint)
+                base_url = f"{parts.scheme}://{place}{path}"
+                keys = [pair for pair in parse_qsl(parts.query) if pair[0] in provider.query_keys]
+                headers = {provider.query_keys[name]: value for name, value in keys}
+                return Called(provider, dialect, base_url, endpoint, headers)
     return None
 
 
-def _at(host: str) -> Iterator[Provider]:
+def _at(host: str, place: str) -> Iterator[Provider]:
     at_home = [one for one in providers() if is_one_of(one.hosts, host)]
-    yield from at_home or (one for one in providers() if one.spoken_elsewhere)
+    if at_home:
+        yield from at_home
+        return
+    for one in providers():
+        usual = urlsplit(one.usual_base_url()).netloc.rpartition("@")[2].lower()
+        if one.spoken_elsewhere or usual == place:
+            yield one
 
 
 def set_placeholder_keys() -> list[str]:
@@ -148,7 +162,14 @@ def dialect_of(where: Target | Job) -> Dialect:
 
 def is_free(provider: str, endpoint: str) -> bool:
     """Return whether a provider charges nothing for calls to an endpoint."""
+    if is_management(endpoint):
+        return not endpoint.endswith("/runs")  # an assistant's, which answers
     return any(one.name == provider and endpoint.endswith(one.free) for one in providers())
+
+
+def halves_batches(provider: str) -> bool:
+    """Return whether a provider documents half the price for a batch with any model."""
+    return any(one.name == provider and one.halves_batches for one in providers())
 
 
 def echoed(body: Any) -> frozenset[str]:

@@ -18,6 +18,7 @@ from pytest_langasync.models import (
     JobStatus,
     Request,
     ResultRow,
+    to_json,
 )
 from pytest_langasync.providers.base import Created, Found, Limits, Provider, Submission
 from pytest_langasync.providers.dialects import MESSAGES
@@ -28,7 +29,6 @@ from pytest_langasync.providers.http import (
     Channel,
     Policy,
     Reply,
-    dumps,
     lines,
     segment,
 )
@@ -109,7 +109,7 @@ class Anthropic(Provider):
 
     def line_bytes(self, custom_id: str, body_bytes: int) -> int:
         """Return an upper bound of what a request adds to the batch, in bytes."""
-        return len(dumps({"custom_id": custom_id, "params": {}})) + body_bytes + 1
+        return len(to_json({"custom_id": custom_id, "params": {}})) + body_bytes + 1
 
     def client(
         self, base_url: str, credentials: Credentials, job_headers: Headers
@@ -216,7 +216,7 @@ class AnthropicClient(BatchClient):
     def create(self, submission: Submission) -> Created:
         """Create the batch, once. See ``Client.create``."""
         requests = [{"custom_id": cid, "params": body} for cid, body in submission.lines]
-        content = dumps({"requests": requests})
+        content = to_json({"requests": requests})
         reply = self._channel.create(
             lambda: self._channel.call(
                 "POST",
@@ -331,20 +331,14 @@ class AnthropicClient(BatchClient):
         Raises:
             ProviderError: the server could not be reached, or is in trouble.
         """
-        try:
-            reply = self._channel.attempt(
-                lambda: self._channel.call("GET", BATCHES, params={"limit": 1})
-            )
-        except Failure as failure:
-            if failure.status in (401, 403):
-                typed = isinstance(failure.body, dict) and failure.body.get("type") == "error"
-                return typed and {"type", "message"} <= failure.error.keys()
-            if failure.status in (0, 408, 409, 429, 500, 502, 503, 504, 529):
-                raise self._channel.explain(failure, "listing batches") from None
-            return False
-        data = reply.body.get("data")
+        came = self._channel.look(BATCHES)
+        if isinstance(came, Failure):
+            typed = isinstance(came.body, dict) and came.body.get("type") == "error"
+            asks_for_key = typed and {"type", "message"} <= came.error.keys()
+            return came.status in (401, 403) and asks_for_key
+        data = came.get("data")
         return (
-            "has_more" in reply.body
+            "has_more" in came
             and isinstance(data, list)
             and all(isinstance(b, dict) and b.get("type") == "message_batch" for b in data)
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from pytest_langasync.models import Credentials, Headers, JobStatus, Request, ResultRow
@@ -20,10 +21,16 @@ __all__ = [
     "Limits",
     "Provider",
     "Submission",
+    "is_management",
     "is_one_of",
     "telling_headers",
 ]
 
+BATCH = re.compile(r"\bbatch(es|ed|ing)?\b", re.IGNORECASE)
+UNSUPPORTED = re.compile(
+    r"\b(not|cannot|can't)\b.{0,40}\b(support|available|allow|enabled|permit|used)|unsupported",
+    re.IGNORECASE,
+)
 OF_ONE_CALL = (
     *("accept", "b3:", "baggage:", "connection:", "content-", "cookie:", "elastic-apm-", "host:"),
     *("idempotency-key:", "newrelic:", "request-id:", "sentry-trace:", "traceparent:"),
@@ -163,7 +170,11 @@ class Provider:
     """Headers of a batch that change its answers, in lower case and sorted."""
     empty_query: frozenset[tuple[str, str]] = frozenset()
     """Parts of a call's query that say nothing which the rest of the call does not say."""
+    query_keys: Mapping[str, str] = {}
+    """Parameters of a call's query that hold a key, each with the header that says the same."""
     job_id_prefix = ""
+    halves_batches = False
+    """Whether it documents that a batch costs half of the price of every model."""
     free: tuple[str, ...] = ()
     """Ends of the paths of calls that it does not charge for."""
 
@@ -215,6 +226,17 @@ class Provider:
         """Return why this request can never be batched, or an empty string."""
         return ""
 
+    def batch_refuses(
+        self, status: int, error: Mapping[str, Any]
+    ) -> Literal["", "model", "request"]:
+        """Return what an error says that only a batch refuses: all of a model, or the request."""
+        message = str(error.get("message") or "")
+        if error.get("code") == "model_not_found" or (status == 404 and "model" in message.lower()):
+            return "model"
+        if BATCH.search(message) and UNSUPPORTED.search(message):
+            return "model" if "model" in message.lower() else "request"
+        return ""
+
     def line_bytes(self, custom_id: str, body_bytes: int) -> int:
         """Return an upper bound of what a request adds to the batch, in bytes."""
         longest = max((len(dialect.endpoint) for dialect in self.dialects), default=0)
@@ -226,6 +248,12 @@ def telling_headers(headers: Any) -> dict[str, str]:
     found = headers.items() if isinstance(headers, Mapping) else ()
     pairs = ((str(name).lower(), value) for name, value in found)
     return {name: str(value) for name, value in pairs if name.startswith(TELLING)}
+
+
+def is_management(endpoint: str) -> bool:
+    """Return whether a stored endpoint is of a call by which objects are managed: it begins with
+    its method."""
+    return endpoint.startswith(("POST /", "GET /", "DELETE /", "PUT /", "PATCH /"))
 
 
 def is_one_of(patterns: Iterable[str], host: str) -> bool:

@@ -22,6 +22,7 @@ from pytest_langasync.exceptions import (
     CreateUnknownError,
     JobNotFoundError,
     LangasyncError,
+    NoBatchApiError,
     ProviderError,
 )
 from pytest_langasync.interception.senders import transport_options
@@ -31,7 +32,7 @@ from pytest_langasync.providers.failures import Failure, from_error, from_respon
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["BatchClient", "Channel", "Policy", "Reply", "dumps", "lines", "segment"]
+__all__ = ["BatchClient", "Channel", "Policy", "Reply", "lines", "segment"]
 
 T = TypeVar("T")
 
@@ -40,8 +41,13 @@ OWN_HEADERS = frozenset(
      "transfer-encoding", "user-agent")
 )  # fmt: skip
 """Headers of an exchange itself: never the intercepted call's."""
+TROUBLE = frozenset({0, 408, 409, 429, 502, 503, 504, 529})
+"""Statuses that say nothing about whether there is a batch API. A 500 does: proxies answer it where
+nobody has set one up."""
 DOWNLOADS = 3
 """How often at most a file is fetched for the sake of a damaged or missing line."""
+NOT_FOR_ACCOUNT = frozenset({"not_available_for_plan"})
+"""Codes of a refusal to all batches of an account that may make the same calls in real time."""
 CAPACITY = re.compile(r"enqueued|token_limit_exceeded|\bqueue", re.IGNORECASE)
 
 
@@ -236,6 +242,22 @@ class Channel:
             return CreateUnknownError(f"{text}; it may exist all the same")
         return self.explain(failure, doing)
 
+    def look(self, path: str) -> Mapping[str, Any] | Failure:
+        """Return the list at ``path``, or what came in its place; trouble alone is asked again.
+
+        Raises:
+            ProviderError: the server could not be reached, or is in trouble.
+        """
+        try:
+            return self.attempt(
+                lambda: self.call("GET", path, params={"limit": 1}),
+                lambda failure: failure.status in TROUBLE,
+            ).body
+        except Failure as failure:
+            if failure.status in TROUBLE:
+                raise self.explain(failure, "listing batches") from None
+            return failure
+
     def download(self, url: str, missing: str, rows: int = 0) -> IO[bytes]:
         """Return the JSONL at ``url``, whole, in a private temporary file without a name.
 
@@ -325,13 +347,15 @@ class Channel:
             return ConfigurationError(
                 f"{self._where} refused the API key (HTTP 401): check the key the test uses"
             )
+        if failure.status == 403 and failure.error.get("code") in NOT_FOR_ACCOUNT:
+            return NoBatchApiError(text)
         if failure.status == 403 or failure.out_of_money:
             return ConfigurationError(text)
         if failure.status == 404 and missing:
             known = isinstance(failure.body, dict) and "error" in failure.body
             return JobNotFoundError(missing) if known else ProviderError(text)
         if not missing and (failure.status in (404, 405) or 200 <= failure.status < 400):
-            return ConfigurationError(
+            return NoBatchApiError(
                 f"no batch API at this base URL: {self._where} answered HTTP {failure.status}"
             )
         return ProviderError(text) if failure.transient else ConfigurationError(text)
@@ -382,12 +406,6 @@ def _transport(credentials: Credentials) -> httpx.HTTPTransport | None:
         return None
     tls = credentials.tls if isinstance(credentials, LiveCredentials) else None
     return httpx.HTTPTransport(**transport_options(httpx, credentials.network, tls))
-
-
-def dumps(value: Any) -> bytes:
-    """Return compact UTF-8 JSON on one line, with lone surrogates (no UTF-8) escaped."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")
 
 
 def lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:

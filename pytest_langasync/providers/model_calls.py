@@ -73,6 +73,17 @@ MODEL_IN_PATH = (
 )
 
 
+KEPT = re.compile(
+    r"""
+    / (files | uploads | vector_stores | conversations | containers | threads | assistants | skills
+       | responses/[^/]+ | videos/[^/]+ | predictions/[^/]+ | cachedContents | corpora | ragCorpora)
+    (/ | $ | :)
+    """,
+    re.VERBOSE,
+)
+"""Paths at a provider's host where a test makes, reads and deletes what is kept there."""
+
+
 @dataclass(frozen=True)
 class ModelCall:
     """Whose model a call is for. ``endpoint`` is the whole path."""
@@ -96,6 +107,8 @@ class ModelCalls:
         self._added = [one.lower() for one in added if not one.startswith("!")]
         self._names = {host: one.name for one in providers() for host in one.hosts} | NAMES
         self._hosts = (*self._names, *OTHERS)
+        self._places: set[str] = set()
+        """Hosts, with their ports, that models were called at."""
 
     def matches(self, url: str) -> bool:
         """Return whether a POST to this URL asks a model something."""
@@ -111,6 +124,22 @@ class ModelCalls:
         if OLLAMA.search(parts.path) and (parts.port == OLLAMA_PORT or host in _ollama_host()):
             return True
         return is_one_of(self._hosts, host) and not NO_MODEL.search(parts.path)
+
+    def called_at(self, base_url: str) -> None:
+        """Note that there is a model behind a base URL."""
+        self._places.add(urlsplit(base_url).netloc)
+
+    def keeps(self, url: str) -> bool:
+        """Return whether a request manages what is kept at a provider, and is no model call."""
+        parts = urlsplit(url)
+        if not KEPT.search(parts.path):
+            return False
+        place = parts.netloc.rpartition("@")[2].lower()
+        if is_one_of(self._left_alone, f"{place}{parts.path}"):
+            return False
+        named = (os.environ.get(n) for one in providers() for n in one.base_url_variables)
+        homes = {urlsplit(url).netloc for url in named if url} | self._places
+        return place in homes or is_one_of(self._hosts, parts.hostname or "")
 
     def read(self, url: str) -> ModelCall:
         """Return what a URL that matches tells."""

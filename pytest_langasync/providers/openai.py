@@ -20,6 +20,7 @@ from pytest_langasync.exceptions import (
     CreateUnknownError,
     JobNotFoundError,
     LangasyncError,
+    NoBatchApiError,
 )
 from pytest_langasync.models import (
     Credentials,
@@ -29,6 +30,7 @@ from pytest_langasync.models import (
     Request,
     ResultRow,
     is_success,
+    to_json,
 )
 from pytest_langasync.providers.base import (
     Created,
@@ -45,7 +47,6 @@ from pytest_langasync.providers.http import (
     Channel,
     Policy,
     Reply,
-    dumps,
     lines,
     segment,
 )
@@ -201,6 +202,7 @@ class OpenAI(Provider):
     )
     job_headers = ("openai-beta",)
     job_id_prefix = "batch_"
+    halves_batches = True
     free = ("/moderations",)
 
     def __init__(self, policy: Policy | None = None) -> None:
@@ -216,6 +218,9 @@ class OpenAI(Provider):
         if request.body.get("background") is True:
             # The test goes on to poll for the response, which only the real-time API has.
             return "a background response cannot be batched"
+        if request.body.get("conversation"):
+            # Each call adds to it, and a batch has no order.
+            return "it goes on in a conversation that the provider keeps"
         return ""
 
     def line_bytes(self, custom_id: str, body_bytes: int) -> int:
@@ -288,7 +293,7 @@ class OpenAIClient(BatchClient):
             reply = self._channel.ask("uploading a batch", act)
         file_id = Batch.model_validate(reply.body).id
         if not file_id:
-            raise ConfigurationError("no batch API at this base URL: an upload got no file ID")
+            raise NoBatchApiError("no batch API at this base URL: an upload got no file ID")
         return file_id
 
     def status(self, job_id: str) -> JobStatus:
@@ -394,18 +399,12 @@ class OpenAIClient(BatchClient):
         Raises:
             ProviderError: the server could not be reached, or is in trouble.
         """
-        try:
-            reply = self._channel.attempt(
-                lambda: self._channel.call("GET", "/batches", params={"limit": 1})
-            )
-        except Failure as failure:
-            if failure.status in (401, 403):
-                return {"message", "type", "code"} <= failure.error.keys()
-            if failure.status in (0, 408, 409, 429) or failure.status in (500, 502, 503, 504):
-                raise self._channel.explain(failure, "listing batches") from None
-            return False
-        page = Page.model_validate(reply.body)
-        whole = isinstance(given := reply.body.get("data"), list) and len(given) == len(page.data)
+        came = self._channel.look("/batches")
+        if isinstance(came, Failure):
+            asks_for_key = {"message", "type", "code"} <= came.error.keys()
+            return came.status in (401, 403) and asks_for_key
+        page = Page.model_validate(came)
+        whole = isinstance(given := came.get("data"), list) and len(given) == len(page.data)
         return (
             page.object == "list" and whole and all(b.get("object") == "batch" for b in page.data)
         )
@@ -428,7 +427,7 @@ def _endpoint(endpoint: str) -> str:
 
 def _line(custom_id: str, endpoint: str, body: Mapping[str, Any]) -> bytes:
     envelope = {"custom_id": custom_id, "method": "POST", "url": _endpoint(endpoint), "body": body}
-    return dumps(envelope) + b"\n"
+    return to_json(envelope) + b"\n"
 
 
 def _upload_not_seen_yet(failure: Failure) -> bool:

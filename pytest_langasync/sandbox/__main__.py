@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
-from pytest_langasync.sandbox import Sandbox
+from pytest_langasync.sandbox.server import Sandbox
 
 
 def main(arguments: list[str] | None = None) -> None:

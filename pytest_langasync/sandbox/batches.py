@@ -10,17 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_langasync.sandbox.errors import error_body
-from pytest_langasync.sandbox.faults import BatchFault, load
-from pytest_langasync.sandbox.model import Model, directives
+from pytest_langasync.sandbox.exchange import visible
+from pytest_langasync.sandbox.faults import fault_of
 from pytest_langasync.sandbox.questions import body_digest, read_request
+from pytest_langasync.sandbox.replies import directives
 from pytest_langasync.sandbox.state import Bought, State
+
+if TYPE_CHECKING:
+    from pytest_langasync.sandbox.model import Model
 
 __all__ = ["Batches", "Outcome", "Shape"]
 
-_SECRET = ("authorization", "x-api-key", "api-key", "cookie")
 _PATIENCE = 2.0
 _WORKERS = 8
 CANCELLING = 1.0
@@ -201,16 +204,6 @@ class Batches:
             headers,
         )
         return outcome, entry
-
-
-def visible(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers that may be written down: none with a credential."""
-    return {name: value for name, value in headers.items() if name not in _SECRET}
-
-
-def fault_of(batch: Mapping[str, Any]) -> BatchFault:
-    """Return how this batch was told to turn out."""
-    return load(BatchFault, batch["fault"])
 
 
 def _directives(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from pytest_langasync.providers.dialects import MESSAGES
 from pytest_langasync.providers.dialects.base import openai_error
+from pytest_langasync.providers.dialects.messages import MESSAGES
 
 
 class ApiError(Exception):

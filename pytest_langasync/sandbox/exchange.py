@@ -6,14 +6,18 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytest_langasync.sandbox.batches import Batches
 from pytest_langasync.sandbox.errors import ApiError
-from pytest_langasync.sandbox.model import Model
-from pytest_langasync.sandbox.state import State
 
-__all__ = ["Exchange", "Upload", "Wire"]
+if TYPE_CHECKING:
+    from pytest_langasync.sandbox.batches import Batches
+    from pytest_langasync.sandbox.model import Model
+    from pytest_langasync.sandbox.state import State
+
+__all__ = ["Exchange", "Upload", "Wire", "visible"]
+
+_SECRET = ("authorization", "x-api-key", "api-key", "cookie")
 
 
 @dataclass(frozen=True)
@@ -79,3 +83,8 @@ class Wire:
     stream: Iterable[bytes] | None = None
     file: Path | None = None
     media_type: str = "application/json"
+
+
+def visible(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that may be written down: none with a credential."""
+    return {name: value for name, value in headers.items() if name not in _SECRET}

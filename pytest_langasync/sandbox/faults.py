@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-__all__ = ["BatchFault", "HttpFault", "Limits", "parse_faults"]
+__all__ = ["BatchFault", "HttpFault", "Limits", "fault_of", "parse_faults"]
 
 
 @dataclass(frozen=True)
@@ -123,3 +123,8 @@ def load(kind: type[_F], spec: Mapping[str, Any]) -> _F:
     if unknown:
         raise ValueError(f"unknown field of a {kind.__name__}: {', '.join(sorted(unknown))}")
     return kind(**spec)
+
+
+def fault_of(batch: Mapping[str, Any]) -> BatchFault:
+    """Return how this batch was told to turn out."""
+    return load(BatchFault, batch["fault"])

@@ -13,7 +13,7 @@ from pytest_langasync.sandbox.checks import check
 from pytest_langasync.sandbox.errors import ApiError, error_body
 from pytest_langasync.sandbox.forward import forward
 from pytest_langasync.sandbox.questions import Reply, ReplyRequest, read_request
-from pytest_langasync.sandbox.replies import DIRECTIVE, default_reply
+from pytest_langasync.sandbox.replies import default_reply, directives
 
 __all__ = ["Hook", "Model"]
 
@@ -106,12 +106,3 @@ def _whole(reply: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     if "error" not in reply:
         return 200, reply
     return status, {key: value for key, value in reply.items() if key != "status"}
-
-
-def directives(prompt: str, attempt: int) -> dict[str, str]:
-    """Return the directives in a prompt that hold for this attempt: name to value."""
-    found = {}
-    for name, value, times in DIRECTIVE.findall(prompt) if "[[" in prompt else ():
-        if not times or attempt < int(times):
-            found[name] = value
-    return found

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pytest_langasync.models import digest
-from pytest_langasync.sandbox.batches import Outcome, Row, Shape, fault_of, visible
+from pytest_langasync.sandbox.batches import Outcome, Row, Shape
 from pytest_langasync.sandbox.errors import ApiError
-from pytest_langasync.sandbox.exchange import Exchange, Wire
+from pytest_langasync.sandbox.exchange import Exchange, Wire, visible
+from pytest_langasync.sandbox.faults import fault_of
 from pytest_langasync.sandbox.state import State, dumps
 from pytest_langasync.sandbox.validation import validate
 

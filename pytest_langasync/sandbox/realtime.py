@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pytest_langasync.providers.dialects import dialect_of
-from pytest_langasync.sandbox.batches import visible
 from pytest_langasync.sandbox.errors import error_body
-from pytest_langasync.sandbox.exchange import Exchange, Wire
+from pytest_langasync.sandbox.exchange import Exchange, Wire, visible
 from pytest_langasync.sandbox.questions import body_digest
 
 __all__ = ["realtime"]
+
+_NEEDED = {"/chat/completions": "choices", "/responses": "output", "/messages": "content"}
+"""What an answer must have to be streamed."""
 
 
 def realtime(provider: str, endpoint: str) -> Callable[[Exchange], Wire]:
@@ -42,6 +44,7 @@ def _streamed(
 ) -> Wire:
     """Cut an answer into events; one that a hook or another server made may be incomplete."""
     try:
+        answer[_NEEDED[endpoint]]  # a replay stands its absence; whoever wrote a hook wants to know
         return Wire(stream=[dialect_of(endpoint).event_stream(answer, body)])
     except (AttributeError, KeyError, TypeError) as error:
         text = f"This answer cannot be streamed: {type(error).__name__}: {error}"

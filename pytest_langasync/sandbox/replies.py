@@ -15,7 +15,7 @@ from typing import Any
 from pytest_langasync.sandbox.questions import Reply, ReplyRequest, ToolCall
 from pytest_langasync.sandbox.schema import instance
 
-__all__ = ["DIRECTIVE", "default_reply", "embedding", "prompt_tokens", "tokens"]
+__all__ = ["default_reply", "directives", "embedding", "prompt_tokens", "tokens"]
 
 DIRECTIVE = re.compile(r"\[\[(status|expire|missing|duplicate)(?::(\d{3}))?(?:x(\d+))?\]\]")
 """``[[status:429]]``, ``[[expire]]``, ``[[missing]]``, ``[[duplicate]]`` in a prompt; with ``x2``
@@ -82,3 +82,12 @@ def embedding(text: str, dimensions: int, *, as_base64: bool) -> str | list[floa
     if sys.byteorder == "big":
         vector.byteswap()
     return base64.b64encode(vector.tobytes()).decode("ascii")
+
+
+def directives(prompt: str, attempt: int) -> dict[str, str]:
+    """Return the directives in a prompt that hold for this attempt: name to value."""
+    found = {}
+    for name, value, times in DIRECTIVE.findall(prompt) if "[[" in prompt else ():
+        if not times or attempt < int(times):
+            found[name] = value
+    return found

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_langasync.sandbox import replies
-from pytest_langasync.sandbox.batches import fault_of
 from pytest_langasync.sandbox.checks import unknown_model
+from pytest_langasync.sandbox.faults import fault_of
 from pytest_langasync.sandbox.state import State
 
 __all__ = ["validate"]

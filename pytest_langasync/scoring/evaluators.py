@@ -9,11 +9,56 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.interception.event_loop import finish
+from pytest_langasync.scoring import scorers
 from pytest_langasync.scoring.cases import Case
 from pytest_langasync.scoring.scorers import Score, plain_score
 
-__all__ = ["apply"]
+__all__ = ["apply", "check"]
+
+METHODS = ("evaluate", "measure")
+"""What evaluators of pydantic-evals and DeepEval have, which are not callable."""
+FACTORIES = {
+    scorers.close_to: "close_to(0.1)",
+    scorers.json_field: 'json_field("score")',
+    scorers.judge: "judge(prompt, model)",
+    scorers.number: "number()",
+    scorers.rating: "rating(1, 10)",
+}
+"""What makes scorers and is none, and how it is called."""
+
+
+def check(scorer: Any) -> None:
+    """Look at a scorer before anything is asked of a model.
+
+    Raises:
+        ConfigurationError: it cannot be called as ``apply`` does.
+    """
+    if any(scorer is factory for factory in FACTORIES):
+        made = FACTORIES[scorer]
+        raise ConfigurationError(f"scorer={scorer.__name__} makes a scorer: give {made}")
+    if isinstance(scorer, type):
+        raise ConfigurationError(f"scorer={scorer.__name__} is a class: give an object of it")
+    if any(hasattr(scorer, name) for name in METHODS):
+        return
+    if not callable(scorer):
+        raise ConfigurationError(
+            f"scorer={scorer!r} is no scorer: give a callable (input, output, expected)"
+        )
+    try:
+        signature = inspect.signature(scorer)
+    except (TypeError, ValueError):  # some of C's own
+        return
+    if "outputs" in signature.parameters:  # openevals
+        return
+    try:
+        signature.bind(None, None, None)
+    except TypeError as error:
+        name = getattr(scorer, "__name__", repr(scorer))
+        raise ConfigurationError(
+            f"scorer={name} cannot be called with (input, output, expected): {error}"
+        ) from None
 
 
 def apply(scorer: Any, case: Case, output: Any, duration: float = 0.0) -> dict[str, Score]:
@@ -26,6 +71,7 @@ def apply(scorer: Any, case: Case, output: Any, duration: float = 0.0) -> dict[s
     Raises:
         TypeError: it is no scorer, or what it returned is no score.
     """
+    __tracebackhide__ = True
     name = _name(scorer)
     if hasattr(scorer, "measure"):
         return {name: _deepeval(scorer, case, output)}

@@ -13,10 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_langasync.exceptions import ScoringError
 from pytest_langasync.interception.event_loop import finish
 
 __all__ = ["Score", "close_to", "contains", "exact", "json_field", "judge", "number", "plain_score",
            "rating"]  # fmt: skip
+
+SHOWN = 200
+"""How many characters of an output that cannot be read an error shows."""
 
 Value = float | int | bool | str
 Scorer = Callable[[Any, Any, Any], Any]
@@ -67,17 +71,17 @@ def exact(input: Any, output: Any, expected: Any) -> bool:
 def contains(input: Any, output: Any, expected: Any) -> bool:
     """Whether what was expected occurs in the output; case does not matter.
 
-    Raises ``ValueError`` for a case that expects nothing, which makes an errored test.
+    Raises ``ScoringError`` for a case that expects nothing, which makes an errored test.
     """
     if expected is None:
-        raise ValueError("contains: the case has no 'expected'")
+        raise ScoringError("contains: the case has no 'expected'")
     return str(expected).casefold() in str(output).casefold()
 
 
 def number(pattern: str = NUMBER) -> Scorer:
     """Return a scorer that takes the last number that ``pattern`` finds in the output.
 
-    Where the pattern has a group, the group is the number. Raises ``ValueError`` for an output
+    Where the pattern has a group, the group is the number. Raises ``ScoringError`` for an output
     without one, which makes an errored test.
     """
 
@@ -87,10 +91,10 @@ def number(pattern: str = NUMBER) -> Scorer:
     return score
 
 
-def _last_number(pattern: str, text: str) -> float:
+def _last_number(pattern: str, text: str, what: str = "the output") -> float:
     found = list(re.finditer(pattern, text))
     if not found:
-        raise ValueError(f"no number in the output: {text[:200]!r}")
+        raise ScoringError(f"no number in {what}: {text[:SHOWN]!r}")
     last = found[-1]
     return float((last[1] if last.re.groups else last[0]).replace(",", ""))
 
@@ -104,7 +108,7 @@ def rating(lowest: float, highest: float) -> Scorer:
     def score(input: Any, output: Any, expected: Any) -> float:
         value = _last_number(NUMBER, SCALE.sub("", str(output)))
         if not lowest <= value <= highest:
-            raise ValueError(f"the rating {value:g} is not between {lowest:g} and {highest:g}")
+            raise ScoringError(f"the rating {value:g} is not between {lowest:g} and {highest:g}")
         return value
 
     return score
@@ -125,21 +129,28 @@ def close_to(tolerance: float = 1e-6) -> Scorer:
 def json_field(path: str) -> Scorer:
     """Return a scorer that takes a field of a JSON output: ``"verdict.score"``, ``"items.0"``.
 
-    The JSON may stand in a fence of Markdown. Raises ``ValueError`` where the field is absent.
+    The JSON may stand in a fence of Markdown. Raises ``ScoringError`` where the field is absent.
     """
 
     def score(input: Any, output: Any, expected: Any) -> Value:
-        value = json.loads(_unfenced(output)) if isinstance(output, str) else output
+        value = _json(output) if isinstance(output, str) else output
         for part in path.split("."):
             try:
                 value = value[int(part)] if isinstance(value, list) else value[part]
             except (KeyError, IndexError, TypeError, ValueError):
-                raise ValueError(f"the output has no field {path!r}") from None
+                raise ScoringError(f"the output has no field {path!r}") from None
         if value is None:
-            raise ValueError(f"the field {path!r} of the output is null")
+            raise ScoringError(f"the field {path!r} of the output is null")
         return plain_score(value)
 
     return score
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(_unfenced(text))
+    except ValueError:
+        raise ScoringError(f"the output is no JSON: {text[:SHOWN]!r}") from None
 
 
 def _unfenced(text: str) -> str:
@@ -161,7 +172,8 @@ def judge(prompt: str, model: Any, scorer: Scorer | None = None) -> Scorer:
         text = re.sub(r"\{(input|output|expected)\}", lambda found: str(given[found[1]]), prompt)
         reply = reply_text(finish(model.invoke(text) if hasattr(model, "invoke") else model(text)))
         if scorer is None:
-            return Score(_last_number(NUMBER, SCALE.sub("", reply)), reply)
+            text = SCALE.sub("", reply)
+            return Score(_last_number(NUMBER, text, "the judge's reply"), reply)
         return Score(plain_score(finish(scorer(input, reply, expected))), reply)
 
     return score

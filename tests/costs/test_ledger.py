@@ -96,10 +96,11 @@ def test_unknown_prices_are_counted_and_left_out(ledger: Ledger) -> None:
 
 
 def test_a_known_list_price_without_a_batch_price_is_in_no_sum(ledger: Ledger) -> None:
-    body = {"model": "text-embedding-3-small", "input": "hi"}
-    request = Request(Target("openai", "https://api.example/v1", "/embeddings"), body)
+    body = {"model": "deepseek-chat", "messages": []}
+    request = Request(Target("deepseek", "https://api.example/v1", "/chat/completions"), body)
     call = Call(request, "t.py::test", 0)
-    answer = {"model": "text-embedding-3-small", "usage": {"prompt_tokens": 9, "total_tokens": 9}}
+    usage = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}
+    answer = {"model": "deepseek-chat", "usage": usage}
     ledger.used("t.py::test", call, an_answer(call, body=answer))
     total = ledger.summary().total
     assert total.unknown == 1

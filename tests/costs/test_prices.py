@@ -6,10 +6,13 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_langasync.config import settings_from
+from pytest_langasync.costs.own_prices import OwnPrices
 from pytest_langasync.costs.prices import (
     IMAGE_TOKENS,
     Cost,
@@ -18,6 +21,7 @@ from pytest_langasync.costs.prices import (
     add_estimates,
     usage_of,
 )
+from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.models import Request, Target
 
 AT = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
@@ -96,19 +100,89 @@ def test_a_long_prompt_is_priced_in_its_tier() -> None:
     assert got.batch_price == (200_001 * 3 + 7 * Decimal("11.25")) / 1_000_000
 
 
-def test_no_batch_price_is_made_up() -> None:
+def test_openai_halves_every_batch_embeddings_included() -> None:
     body = {"model": "text-embedding-3-small", "usage": {"prompt_tokens": 100, "total_tokens": 100}}
     got = cost("openai", "/embeddings", body)
     assert got.usage == Usage(100)
     assert got.list_price == Decimal("2") / 1_000_000
-    assert got.batch_price is None
+    assert got.batch_price == Decimal("1") / 1_000_000
 
 
-def test_a_batch_price_counts_from_the_day_it_is_published_for() -> None:
-    before = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
-    got = cost("openai", CHAT, chat("gpt-4o-mini", 1000, 100), at=before)
-    assert got.list_price == Decimal("210") / 1_000_000
-    assert got.batch_price is None
+def test_no_batch_price_is_made_up_for_others() -> None:
+    got = cost("deepseek", CHAT, chat("deepseek-chat", 100, 0))
+    assert got.list_price is not None and got.batch_price is None
+
+
+@pytest.mark.parametrize(
+    ("provider", "endpoint", "body", "fees"),
+    [
+        ("openai", "/responses", {"output": [{"type": "web_search_call"}] * 100}, "1"),
+        ("openai", "/responses", {"output": [{"type": "file_search_call"}] * 2}, "0.005"),
+        (
+            "openai",
+            "/responses",
+            {"output": [{"type": "web_search_call", "action": {"type": "open_page"}}]},
+            "0",
+        ),
+        ("anthropic", "/messages", {"server_tool_use": {"web_search_requests": 3}}, "0.03"),
+    ],
+)
+def test_hosted_tools_cost_a_fee_which_a_batch_does_not_halve(
+    provider: str, endpoint: str, body: dict[str, Any], fees: str
+) -> None:
+    model = {"openai": "gpt-5-mini", "anthropic": "claude-sonnet-4-5"}[provider]
+    plain = message(model)
+    whole = {**plain, **body} if "output" in body else message(model, **body)
+    got, tokens = cost(provider, endpoint, whole), cost(provider, endpoint, plain)
+    assert got.list_price is not None and got.batch_price is not None
+    assert tokens.list_price is not None and tokens.batch_price is not None
+    assert got.list_price - tokens.list_price == Decimal(fees)
+    assert got.batch_price - tokens.batch_price == Decimal(fees)
+
+
+def test_a_tool_without_a_known_fee_makes_the_price_unknown() -> None:
+    body = message("gpt-5-mini") | {"output": [{"type": "code_interpreter_call"}]}
+    assert cost("openai", "/responses", body).list_price is None
+    searching = chat("gpt-4o-search-preview", 10, 5, choices=[])
+    assert cost("openai", CHAT, searching).list_price is None
+    book = own("code_interpreter_call = 0.03; web_search_call = 0.025")
+    got = book.cost("openai", "/responses", "", body, at=AT)
+    assert got.list_price is not None and got.list_price > Decimal("0.03")
+    got = book.cost("openai", CHAT, "", searching, at=AT)
+    assert got.list_price is not None and got.list_price > Decimal("0.025")
+
+
+def own(text: str) -> PriceBook:
+    """Return a book with prices of the project's own."""
+    settings = settings_from(Path(), {}, {"langasync_prices": text}.get)
+    return PriceBook(OwnPrices(settings.prices))
+
+
+def test_own_prices_add_and_override() -> None:
+    book = own("house-* = input 2, output 10, cached 1\ngpt-4o-mini = input 100 output 0 batch 1")
+    got = book.cost("openai", CHAT, "", chat("house-7b", 1000, 100, cached=400), at=AT)
+    assert got.list_price == (600 * 2 + 400 * 1 + 100 * 10) / Decimal(1_000_000)
+    assert got.batch_price == got.list_price / 2
+    for served in ("gpt-4o-mini", "gpt-4o-mini-2024-07-18"):
+        got = book.cost("openai", CHAT, "gpt-4o-mini", chat(served, 1000, 100), at=AT)
+        assert got.list_price == got.batch_price == Decimal("0.1")
+    assert book.cost("openai", CHAT, "", chat("other-7b", 1, 1), at=AT).list_price is None
+    assert book.estimate(ask("x" * 4000, max_tokens=5), at=AT).list_price > Decimal("0.09")  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("line", ["x", "x =", "x = input", "x = inptu 3", "x = input -1", "= 3"])
+def test_a_mistake_in_own_prices_is_told(line: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"langasync_prices: .* is no price"):
+        own(line)
+
+
+def test_a_request_that_asks_for_flex_has_its_list_price() -> None:
+    body = chat("gpt-5-mini", 1_000_000, 0, service_tier="default")
+    book = PriceBook()
+    asked = book.cost("openai", CHAT, "", body, at=AT, tier="flex")
+    plain = book.cost("openai", CHAT, "", body, at=AT)
+    assert (asked.list_price, plain.list_price) == (Decimal("0.125"), Decimal("0.25"))
+    assert asked.batch_price == plain.batch_price == Decimal("0.125")
 
 
 def test_a_price_change_applies_from_its_date() -> None:
@@ -209,7 +283,7 @@ def test_estimate_of_an_embedding_has_no_output() -> None:
     got = PriceBook().estimate(request(body, "/embeddings"), at=AT)
     assert (got.input_tokens, got.output_tokens_upper) == (200, 0)
     assert got.list_price == got.list_upper == Decimal("4") / 1_000_000
-    assert got.batch_upper is None
+    assert got.batch_upper == Decimal("2") / 1_000_000
     numbers = {"model": "text-embedding-3-small", "input": [[1, 2, 3], [4, 5]]}
     assert PriceBook().estimate(request(numbers, "/embeddings"), at=AT).input_tokens == 5
 

@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import anthropic
@@ -28,6 +29,7 @@ from support.suite import (
     output,
 )
 
+from pytest_langasync.config import CLOCK
 from pytest_langasync.plugin.terminal import Reporter
 from pytest_langasync.sandbox import Sandbox
 
@@ -71,7 +73,7 @@ class TestLog:
         shift, tick = [0.0], Reporter.tick
 
         def clock() -> float:
-            return real() + shift[0]
+            return CLOCK.now() + shift[0]
 
         def ticked(self: Reporter) -> None:
             shift[0] += 60.0
@@ -79,9 +81,9 @@ class TestLog:
             if shift[0] >= 3600.0:
                 end_jobs(provider)
 
-        real = time.time
         monkeypatch.setattr("pytest_langasync.plugin.terminal.Reporter.tick", ticked)
-        monkeypatch.setattr("pytest_langasync.plugin.terminal.time.time", clock)
+        shifted = SimpleNamespace(now=clock, timer=CLOCK.timer)
+        monkeypatch.setattr("pytest_langasync.plugin.terminal.CLOCK", shifted)
         result = suite.plain(*BATCH)
         assert result.ret == 0
         beats = re.findall(r"langasync: batch_\w+ in_progress 0/1 after (\w+)", result.stdout.str())

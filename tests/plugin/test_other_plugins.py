@@ -7,11 +7,10 @@ import json
 import pytest
 from support.suite import Suite, output, verdict
 
-RERUNS = ("-p", "no:rerunfailures")  # two plugins that run tests again do not go together
-
 
 def test_pytest_dependency(suite: Suite) -> None:
     pytest.importorskip("pytest_dependency")
+    suite.use_all()
     suite.write("""
 @pytest.mark.dependency()
 @pytest.mark.langasync
@@ -45,6 +44,7 @@ def test_elsewhere(): pass
 
 def test_pytest_harvest(suite: Suite) -> None:
     pytest.importorskip("pytest_harvest")
+    suite.use_all()
     suite.write("""
 @pytest.mark.langasync
 @pytest.mark.parametrize("n", range(3))
@@ -69,6 +69,7 @@ def test_session(session_results_dct):
 
 def test_pytest_evals(suite: Suite) -> None:
     pytest.importorskip("pytest_evals")
+    suite.use_all()
     suite.write("""
 @pytest.mark.eval(name="numbers")
 @pytest.mark.langasync
@@ -85,16 +86,18 @@ def test_analysis(eval_results):
 
 def test_pytest_retry(suite: Suite) -> None:
     pytest.importorskip("pytest_retry")
+    suite.use_all()
     suite.write("""
 @pytest.mark.flaky(retries=2)
 @pytest.mark.langasync
 def test_it(): assert ask("hello") == "something else"
 """)
-    assert verdict(suite.run(*RERUNS)) == {"failed": 1, "retried": 1}
+    assert verdict(suite.run("-p", "no:rerunfailures")) == {"failed": 1, "retried": 1}
 
 
 def test_pytest_benchmark(suite: Suite) -> None:
     pytest.importorskip("pytest_benchmark")
+    suite.use_all()
     suite.write("""
 @pytest.mark.langasync
 def test_it(benchmark): assert benchmark.pedantic(ask, args=("hello",), rounds=3)
@@ -108,6 +111,7 @@ def test_it(benchmark): assert benchmark.pedantic(ask, args=("hello",), rounds=3
 
 def test_allure_has_one_result_for_each_test(suite: Suite) -> None:
     pytest.importorskip("allure_pytest")
+    suite.use_all()
     suite.write("""
 RESULTS = []
 

@@ -93,10 +93,48 @@ del test
 
 def test_a_failed_request_is_an_error(suite: Suite, verdicts: Verdicts) -> None:
     suite.write(
-        "@pytest.mark.langasync(chain=ask, inputs=['[[status:400]]'], scorer=len)\n"
+        "@pytest.mark.langasync(chain=ask, inputs=['[[status:400]]'], scorer=contains)\n"
         "def test_it(scored): pass\n"
     )
     assert verdicts(suite.run()) == {"errors": 1}
+
+
+@pytest.mark.parametrize(("rate", "options", "texts"), [
+    (0.5, [], 0), (0.5, ["-v"], 1), (0.9, [], 1), (0.9, ["--tb=no"], 0),
+])  # fmt: skip
+def test_misses_keep_their_failure(
+    suite: Suite, rate: float, options: list[str], texts: int
+) -> None:
+    suite.write(REPEATED.format(rate=rate))
+    shown = suite.run(*options).stdout.str()
+    assert shown.count("missed: test_it.py::test_it[repeat5]") == texts
+    assert shown.count("E       AssertionError: the last one") == texts
+    assert shown.count('>       assert "repeat5" not in request.node.name') == texts
+
+
+def test_a_reply_that_cannot_be_read_is_a_short_error(suite: Suite, verdicts: Verdicts) -> None:
+    suite.write("""
+from pytest_langasync.scoring import judge
+
+def reply(text): return "I would rather not say \\x1b[m"
+
+@pytest.mark.langasync(chain=ask, inputs=["a"], scorer=judge("rate {output}", reply))
+def test_it(scored): pass
+
+def scorer(input, output, expected):
+    raise KeyError("their own mistake")
+
+@pytest.mark.langasync(chain=ask, inputs=["b"], scorer=scorer)
+def test_theirs(scored): pass
+""")
+    result = suite.run("-p", "no:cacheprovider")
+    assert verdicts(result) == {"errors": 2}
+    shown = result.stdout.str()
+    told = shown.split("ERROR at setup of test_it")[1].split("ERROR at setup of test_theirs")
+    lines = [line for line in told[0].splitlines()[1:] if line.strip("_ ")]
+    said = r"no number in the judge's reply: 'I would rather not say \x1b[m'"
+    assert lines[0] == said and "langasync calls" in lines[1]
+    assert "their own mistake" in told[1] and "pytest_langasync" not in told[1]
 
 
 REPEATED = """
@@ -169,6 +207,13 @@ def test_the_hook(suite: Suite) -> None:
         ("chain=len, inputs='bad.csv'", "bad.csv, line 3 has not 2 fields"),
         ("chain='ask', inputs=[1]", "chain='ask' is neither a Runnable nor a function"),
         ("chain=len, inputs=[1], scorer=['x']", "scorer='x' is no scorer"),
+        (
+            "chain=len, inputs=[1], scorer=rating",
+            "scorer=rating makes a scorer: give rating(1, 10)",
+        ),
+        ("chain=len, inputs=[1], scorer={'a': judge}", "give judge(prompt, model)"),
+        ("chain=len, inputs=[1], scorer=[exact, int]", "scorer=int is a class: give an object of"),
+        ("chain=len, inputs=[1], scorer=len", "scorer=len cannot be called with (input, output,"),
         ("chain=len", "needs inputs=… for the fixture 'scored'"),
         ("", "needs chain=… and inputs=… for the fixture 'scored'"),
     ],
@@ -176,7 +221,10 @@ def test_the_hook(suite: Suite) -> None:
 def test_mistakes(suite: Suite, marker: str, text: str) -> None:
     (suite.path / "bad.jsonl").write_text('{"input": 1}\n{"input"\n')
     (suite.path / "bad.csv").write_text("input,expected\na,b\na\n")
-    suite.write(f"@pytest.mark.langasync({marker})\ndef test_it(scored): pass\n")
+    suite.write(
+        "from pytest_langasync.scoring import exact, judge, rating\n\n"
+        f"@pytest.mark.langasync({marker})\ndef test_it(scored): pass\n"
+    )
     result = suite.plain()
     output = result.stdout.str() + result.stderr.str()
     assert result.ret == 4 and text in output and "Traceback" not in output

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pytest_langasync.cache.store import Intent, OwnerState, RequestMeta, Store
 from pytest_langasync.exceptions import CacheError
-from pytest_langasync.models import Answer, Call, Job, MissingCall, Request, ResultRow, Target
+from pytest_langasync.models import Answer, Call, MissingCall, Request, ResultRow, Target
 
 NONCE, KEY, URL = "abcdefghijkl", "a" * 40, "https://api.openai.com/v1"
 LARGE = "x" * 20_000
@@ -33,10 +33,9 @@ def live(root: Path) -> None:
     pending = MissingCall(KEY, "t", 0, Target("openai", URL, "/responses"), "m", 10)
     store.spool(pending, {"model": "m"})
     meta = RequestMeta("openai", URL, "/responses", (), "m")
-    job = Job("batch_1", "openai", URL, "/responses", "m", (), NONCE, 1.0, 1)
     with store.lock():
-        store.write_intent(Intent(NONCE, meta, 1.0, 1), [pending])
-        job = store.promote(NONCE, job)
+        intent = store.write_intent(Intent(NONCE, meta, 1.0, 1), [pending])
+        job = store.promote(NONCE, intent.job("batch_1", "file-1"))
     store.finish(job, [ResultRow(f"{NONCE}-{KEY}", 200, "y" * 1000)])
     store.owners.update({"t": OwnerState(waiting=("w" * 3000,))})
     store.history.add("run", {"text": "r" * 5000})

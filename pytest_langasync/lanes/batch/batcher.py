@@ -39,6 +39,7 @@ from pytest_langasync.models import (
     JobState,
     JobStatus,
     MissingCall,
+    Refusal,
     ResultRow,
     Target,
 )
@@ -329,7 +330,10 @@ class Batcher:
         again: list[tuple[QueuedRequest, str]] = []
         lost: list[StoredRequest] = []
         requests = {request.key: request for request in self._store.requests_in(job.id)}
+        refused = self._refused_rows(watch, finished)
         for key, ask in watch.asks.items():
+            if key in refused:
+                continue
             reason = self._why_again(key, finished)
             if not reason:
                 continue
@@ -341,6 +345,51 @@ class Batcher:
             text = f"the provider returned no result for this request (job {job.id})"
             self._answer(job, lost, 500, "not_returned", text, retryable=True)
         self._send_again(job, again)
+
+    def _refused_rows(self, watch: Watch, finished: Finished) -> frozenset[str]:
+        """Note what the rows say that only a batch refuses; return the keys that it is about."""
+        refusals = self._context.refusals
+        if refusals is None or finished.failed <= len(finished.retryable):
+            return frozenset()
+        found: dict[str, Refusal] = {}
+        provider = self._context.lookup(watch.job.provider)
+        for key, ask in watch.asks.items():
+            answer = self._store.answer(key)
+            if answer is None or answer.ok or answer.job_id != watch.job.id:
+                continue
+            error = dialect_of(watch.job).error_of(answer.body)
+            if kind := provider.batch_refuses(answer.status, error):
+                found[key] = self._refusal(ask.pending, kind, str(error.get("message") or ""))
+        # What a call makes use of is known where it is made, and not of one that waits.
+        these = (Refusal(one.provider, one.base_url, one.why, key=k) for k, one in found.items())
+        refusals.add([*found.values(), *these])
+        return frozenset(found)
+
+    def _refuses_all(self, watch: Watch, status: JobStatus) -> bool:
+        """Whether a batch was refused for what real time may take; then that is noted."""
+        code, refusals = status.reason_code, self._context.refusals
+        if refusals is None:
+            return False
+        http, error = 404 if code == "model_not_found" else 400, {"code": code}
+        provider = self._context.lookup(watch.job.provider)
+        kind = provider.batch_refuses(http, {**error, "message": status.reason})
+        if kind != "model":
+            return False
+        asks = watch.asks.values()
+        refusals.add(self._refusal(ask.pending, kind, status.reason) for ask in asks)
+        return True
+
+    def _refusal(self, call: MissingCall, kind: str, message: str) -> Refusal:
+        to = call.target
+        why = f"its batches refuse {call.model or 'its model'}"
+        if kind == "model":
+            return Refusal(*to.host, why, to.endpoint, call.model)
+        said = (
+            f" ({' '.join(message.split())[:120]})" if self._context.settings.store_prompts else ""
+        )
+        features = dialect_of(to).features(self._store.spooled(call.key))
+        why = f"its batches refuse such requests{said}"
+        return Refusal(*to.host, why, to.endpoint, call.model, features)
 
     def _why_again(self, key: str, finished: Finished) -> str:
         """Return the reason to send a request again, or an empty string."""
@@ -390,6 +439,8 @@ class Batcher:
             self._enqueue(asks, 0.0 if at_once else self._policy.poll_interval * 5, FULL)
             return
         self._tell("rejected", watch, message=status.reason)
+        if self._refuses_all(watch, status):
+            return
         answered, code = guilty(status, requests, again=self._may_resend(watch))
         again = code >= 500
         self._answer(job, answered, code, status.reason_code, status.reason, retryable=again)

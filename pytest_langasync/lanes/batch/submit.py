@@ -11,6 +11,7 @@ from pytest_langasync.exceptions import (
     CapacityError,
     ConfigurationError,
     CreateUnknownError,
+    NoBatchApiError,
     ProviderError,
 )
 from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest, under_way
@@ -24,6 +25,7 @@ from pytest_langasync.lanes.batch.plan import (
     plan,
 )
 from pytest_langasync.lanes.batch.recover import Failures, Search, Verdict
+from pytest_langasync.lanes.refusals import NO_BATCH_API
 from pytest_langasync.models import Event, Job, JobState, Target
 from pytest_langasync.providers import Found, Submission
 
@@ -131,7 +133,9 @@ class Submitter:
     def _buy(self, asks: Iterable[QueuedRequest], placed: Placed) -> None:
         full: set[Place] = set()
         for chunk in plan(asks, self._context.lookup, self._room):
-            p = chunk[0].pending
+            p, refusals = chunk[0].pending, self._context.refusals
+            if refusals is not None and refusals.of_missing(p):
+                continue
             if place_of(p) in full:
                 placed.full += chunk
                 continue
@@ -146,6 +150,11 @@ class Submitter:
                 self.no_room(chunk, str(error))
                 where = (p.target.provider, p.model, len(chunk))
                 self._notify(Event("waiting", *where, message=str(error)))
+            except NoBatchApiError as error:
+                if refusals is None:
+                    placed.failures.append((error, chunk))
+                else:  # it lists batches, and takes none
+                    refusals.add_host(p.target, NO_BATCH_API)
             except (ConfigurationError, ProviderError) as error:
                 placed.failures.append((error, chunk))
 

@@ -79,7 +79,13 @@ class Dialect:
     """Whether its answers cost nothing but their input."""
     schemas: tuple[str, ...] = ("tools",)
     """Parameters that are put before the model as JSON."""
-    stateful = ("previous_response_id", "conversation", "prompt", "mcp_servers", "container")
+    stateful: tuple[str, ...] = (
+        "previous_response_id",
+        "conversation",
+        "prompt",
+        "mcp_servers",
+        "container",
+    )
     """Parameters that bring along input which the request does not hold."""
     hosted_tools = ("web_", "file_search", "code_", "mcp", "image_generation", "tool_search")
     """Beginnings of the types of tools that the provider runs: what they find is input, too."""
@@ -109,6 +115,14 @@ class Dialect:
         if not self.endpoint or not path.endswith(self.endpoint):
             return None
         return path.removesuffix(self.endpoint), self.endpoint
+
+    def streamed(self, path: str, query: Mapping[str, str], body: Json) -> Json | None:
+        """Return what ``event_stream`` has to know of a streamed call; None for one that is not."""
+        return body if body.get("stream") else None
+
+    def model(self, endpoint: str) -> str:
+        """Return the model that an endpoint names, or an empty string where the body does."""
+        return ""
 
     # ---- requests
 
@@ -166,6 +180,12 @@ class Dialect:
                 queue.extend(part)
         return Size(text, images, numbers, bounded)
 
+    def features(self, body: Json) -> str:
+        """Return which parameters and kinds of tools a request makes use of, in words."""
+        tools = {str(tool.get("type", "function")) for tool in mappings(body.get("tools"))}
+        names = (f"tools({' '.join(sorted(tools))})" if n == "tools" else n for n in sorted(body))
+        return " ".join(names)
+
     def last_text(self, body: Json) -> str:
         """Return the text of the last thing that a request says to the model."""
         said = self._conversation(body)
@@ -215,6 +235,11 @@ class Dialect:
         if not error or any(body.get(name) for name in self.holds_answer):
             return None
         return error if isinstance(error, Mapping) else {"message": str(error)}
+
+    def error_of(self, body: Any) -> Json:
+        """Return the error object of a body, or an empty one."""
+        error = body.get("error") if isinstance(body, Mapping) else None
+        return error if isinstance(error, Mapping) else {}
 
     def is_final(self, body: Any) -> bool:
         """Return whether nothing is still to come of an answer."""
@@ -282,8 +307,8 @@ def _is_passing(error: Json) -> bool:
     code = error.get("code")
     if isinstance(code, int):  # a gateway's own status
         return code in PASSING or code >= 500
-    words = {str(error.get(name)) for name in ("code", "type", "status")}
-    return not error or not words.isdisjoint(PASSING_CODES)
+    named = (error.get(name) for name in ("code", "type", "status"))
+    return not error or str(next(filter(None, named), "")) in PASSING_CODES
 
 
 def _decoded(body: Any) -> Any:
