@@ -277,7 +277,7 @@ class TestRefused:
     def test_no_key(self, provider: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("OPENAI_API_KEY")
         job = wrapped().submit_batch(["a"])
-        assert isinstance(job.errors[0], openai.OpenAIError) and job.status == "completed"
+        assert isinstance(job.errors[0], openai.OpenAIError) and job.status == "failed"
 
 
 def test_patches_are_undone_and_others_left_alone(provider: Sandbox) -> None:
