@@ -23,8 +23,7 @@ ANYWHERE = re.compile(
     : (generateContent | streamGenerateContent | embedContent | batchEmbedContents | countTokens) $
     | /images/ (generations | edits | variations) $
     | /audio/ (speech | transcriptions | translations) $
-    | /(videos | predictions) $
-    | /(moderations | rerank | completions) $
+    | /v\d [^/]* / ( .* / )? (moderations | rerank | completions) $
     | /messages/count_tokens $
     | /model/ [^/]+ / (invoke | converse | invoke-with-response-stream | converse-stream) $
     """,
@@ -39,12 +38,14 @@ NO_MODEL = re.compile(
        | vector_stores | containers | threads | assistants | evals | models
        | organization | organizations | projects | datasets | cachedContents | corpora | agents
        | operations | oauth | oauth2 | auth | token | guardrail | knowledgebases | ragCorpora
-       | conversations/[^/]+ | responses/[^/]+ | chat/completions/[^/]+ | realtime )
-    (/ [^:]* )? $
+       | conversations | responses/[^/]+ | chat/completions/[^/]+ | realtime )
+    (/ [^:]* )? $ (?<! /predictions )
     """,
     re.VERBOSE,
 )
 """Paths at a provider's own host that no model answers: what is managed there, and keys."""
+TALKS = (("*.mistral.ai", "/conversations"),)
+"""Hosts where a path by which others only keep something is answered by a model."""
 BY_PATH_ALONE = ("*.amazonaws.com", "*.api.aws")
 """Hosts where most of what is posted is no model call."""
 NAMES = {
@@ -121,6 +122,8 @@ class ModelCalls:
         host = parts.hostname or ""
         if is_one_of(BY_PATH_ALONE, host):
             return False
+        if _talks(host, parts.path):
+            return True
         if OLLAMA.search(parts.path) and (parts.port == OLLAMA_PORT or host in _ollama_host()):
             return True
         return is_one_of(self._hosts, host) and not NO_MODEL.search(parts.path)
@@ -132,7 +135,7 @@ class ModelCalls:
     def keeps(self, url: str) -> bool:
         """Return whether a request manages what is kept at a provider, and is no model call."""
         parts = urlsplit(url)
-        if not KEPT.search(parts.path):
+        if not KEPT.search(parts.path) or _talks(parts.hostname or "", parts.path):
             return False
         place = parts.netloc.rpartition("@")[2].lower()
         if is_one_of(self._left_alone, f"{place}{parts.path}"):
@@ -150,6 +153,10 @@ class ModelCalls:
         model = next((unquote(match[1]) for match in found if match), "")
         netloc = parts.netloc.rpartition("@")[2].lower()
         return ModelCall(provider, f"{parts.scheme}://{netloc}", parts.path, model)
+
+
+def _talks(host: str, path: str) -> bool:
+    return any(is_one_of((one,), host) and part in path for one, part in TALKS)
 
 
 def _ollama_host() -> str:

@@ -54,6 +54,8 @@ from pytest_langasync.providers.wire import Lenient, Moment, Objects, Row
 
 __all__ = ["OPENAI", "Batch", "FilesAndBatches", "OpenAI", "OpenAIClient"]
 
+FLEX = ("/chat/completions", "/responses")
+"""Endpoints with a flex tier."""
 NONCE = "langasync_nonce"
 SUITE = "langasync_suite"
 REGIONS = ("", "us.", "eu.", "ae.", "au.", "in.", "jp.")
@@ -231,6 +233,20 @@ class OpenAI(FilesAndBatches):
     sdk_error = "OpenAIError"
     halves_batches = True
     free = ("/moderations",)
+
+    def in_flex(self, request: Request) -> Mapping[str, Any] | None:
+        """See ``Provider``. A tier that the request itself names stays."""
+        if request.target.endpoint not in FLEX or "service_tier" in request.body:
+            return None
+        return {**request.body, "service_tier": "flex"}
+
+    def refuses_flex(self, status: int, body: Any) -> bool:
+        """See ``Provider``."""
+        error = body.get("error") if isinstance(body, Mapping) else None
+        if status != 400 or not isinstance(error, Mapping):
+            return False
+        said = f"{error.get('param')} {error.get('message')}".lower().replace("_", " ")
+        return "service tier" in said
 
     def rejected(self, request: Request) -> str:
         """Return why this request can never be batched, or an empty string."""
