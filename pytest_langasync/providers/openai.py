@@ -54,6 +54,8 @@ from pytest_langasync.providers.wire import Lenient, Moment, Objects, Row
 
 __all__ = ["OPENAI", "Batch", "OpenAI", "OpenAIClient"]
 
+FLEX = ("/chat/completions", "/responses")
+"""Endpoints with a flex tier."""
 NONCE = "langasync_nonce"
 SUITE = "langasync_suite"
 REGIONS = ("", "us.", "eu.", "ae.", "au.", "in.", "jp.")
@@ -212,6 +214,20 @@ class OpenAI(Provider):
         """Return whether this is the SDK's complaint that it was given no key."""
         ours = type(error).__name__ == "OpenAIError"
         return ours and re.search(r"\bOPENAI_API_KEY\b", str(error)) is not None
+
+    def in_flex(self, request: Request) -> Mapping[str, Any] | None:
+        """See ``Provider``. A tier that the request itself names stays."""
+        if request.target.endpoint not in FLEX or "service_tier" in request.body:
+            return None
+        return {**request.body, "service_tier": "flex"}
+
+    def refuses_flex(self, status: int, body: Any) -> bool:
+        """See ``Provider``."""
+        error = body.get("error") if isinstance(body, Mapping) else None
+        if status != 400 or not isinstance(error, Mapping):
+            return False
+        said = f"{error.get('param')} {error.get('message')}".lower().replace("_", " ")
+        return "service tier" in said
 
     def rejected(self, request: Request) -> str:
         """Return why this request can never be batched, or an empty string."""
