@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import os
+import socket
 import time
 from typing import Any
 
@@ -146,16 +147,17 @@ def test_nobody_listens_for_a_while(
     assert result.ret != 0 and "Traceback" not in output(result)
 
 
-def test_results_on_another_host_are_refused(suite: Suite, provider: Sandbox) -> None:
-    """The key would go there, too."""
+def test_results_on_another_host_are_read_at_our_own(suite: Suite, provider: Sandbox) -> None:
+    """A gateway may stand in front; the key does not follow to where the reply points."""
     suite.write(CLAUDE)
-    elsewhere = [[r'"results_url": ?"http://[^/]+', '"results_url":"http://evil.example.com']]
-    provider.set_faults(
-        {"http": [{"path": CALLS["poll messages"], "replace": elsewhere, "count": 0}]}
-    )
-    result = suite.plain(*BATCH)
-    assert result.ret != 0 and "evil.example.com" in output(result)
-    assert "Traceback" not in output(result)
-    provider.set_faults({})
-    suite.plain(*BATCH).assert_outcomes(passed=1)
+    with socket.create_server(("127.0.0.1", 0)) as thief:
+        host = f"http://127.0.0.1:{thief.getsockname()[1]}"
+        elsewhere = [[r'"results_url": ?"http://[^/]+', f'"results_url":"{host}']]
+        provider.set_faults(
+            {"http": [{"path": CALLS["poll messages"], "replace": elsewhere, "count": 0}]}
+        )
+        suite.plain(*BATCH).assert_outcomes(passed=1)
+        thief.settimeout(0.01)
+        with pytest.raises(TimeoutError):
+            thief.accept()
     assert len(provider.ledger()) == 1
