@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cache": set(),
     "providers": {"interception"},
     "sandbox": {"providers"},
-    "lanes": {"providers", "cache"},
+    "lanes": {"providers", "cache", "interception"},
     "costs": {"providers", "cache"},
     "engine": {"lanes", "costs", "providers", "cache", "interception", "sandbox"},
     "scoring": {"interception"},

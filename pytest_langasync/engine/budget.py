@@ -60,8 +60,8 @@ class Budget:
                 request = replace(request, body=body)
             yield pending, self._prices.estimate(request)
 
-    def check(self, fresh: Sequence[MissingCall]) -> None:
-        """Commit the calls of a wave, all of them still to be bought.
+    def check(self, fresh: Sequence[MissingCall], lane: str = "batch") -> None:
+        """Commit calls that are about to be bought by a lane.
 
         Raises:
             ConfigurationError: the run, with this wave, may cost more than the limit, or no upper
@@ -72,7 +72,9 @@ class Budget:
         wave: dict[str, _Commitment] = {}
         for pending, estimate in self.estimates(fresh):
             request = self._request(pending)
-            wave[pending.key] = self._bounded(request, estimate, estimate.batch_upper)
+            # What the flex tier serves may be the standard one.
+            upper = estimate.batch_upper if lane == "batch" else estimate.list_upper
+            wave[pending.key] = self._bounded(request, estimate, upper)
         self._commit(wave, self._limit)
 
     def check_now(self, key: str, request: Request) -> None:

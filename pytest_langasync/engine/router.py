@@ -16,8 +16,8 @@ from pytest_langasync.engine.kept import is_final, pretended_deletion
 from pytest_langasync.engine.replay import Attempt, SendNow
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.context import CallContext
-from pytest_langasync.interception.wire import Decision, Park, Reply, Send, Wire
-from pytest_langasync.models import Answer, Request, Target, digest, is_success
+from pytest_langasync.interception.wire import Decision, Fail, Park, Reply, Send, Wire
+from pytest_langasync.models import Answer, Outgoing, Request, Target, digest, is_success
 from pytest_langasync.providers.hosts import PLAYED, detour
 from pytest_langasync.providers.model_calls import ModelCalls
 
@@ -38,6 +38,8 @@ class _Heard:
     """The body of a streamed call as it was."""
     why_now: str
     """Why no batch can take it, or an empty string."""
+    may_be_kept: bool = True
+    """Whether it may be sent later, by itself: it does not depend on what was done before it."""
     played: bool = True
     """Whether the sandbox, where there is one, has its model."""
     plain_url: str = ""
@@ -87,9 +89,12 @@ class CallRouter:
             caller,
             streamed=call.streamed is not None,
             now=bool(call.why_now),
+            outgoing=_outgoing(wire, call),
         )
         if outcome is None:
             return Park(f"{request.model or request.target.endpoint}: waiting for its batch")
+        if isinstance(outcome, Fail):
+            return outcome
         if isinstance(outcome, SendNow):
             if call.why_now:
                 self.ledger.passed(urlsplit(request.target.base_url).netloc, call.why_now)
@@ -164,7 +169,7 @@ class CallRouter:
         body = payloads.request_body(wire.content, headers.get("content-type", ""))
         target = Target(call.provider, call.base_url, call.endpoint, identity)
         request = Request(target, body, model_in_path=call.model or call.endpoint)
-        return _Heard(request, None, "no batch takes such calls", played=False)
+        return _Heard(request, None, "no batch takes such calls", may_be_kept=False, played=False)
 
     def _batchable(self, wire: Wire, called: providers.Called, body: Mapping[str, Any]) -> _Heard:
         provider = called.provider
@@ -185,9 +190,14 @@ class CallRouter:
         )
         model = called.dialect.model(called.endpoint)
         request = Request(target, called.dialect.strip_stream(body), model)
-        why_now = provider.rejected(request) or ("a batch takes no query string" if query else "")
-        streamed = called.dialect.streamed(url.path, dict(parse_qsl(url.query)), body)
-        return _Heard(request, streamed, why_now, plain_url=_plain_url(called, wire.url))
+        rejected = provider.rejected(request)
+        return _Heard(
+            request,
+            called.dialect.streamed(url.path, dict(parse_qsl(url.query)), body),
+            rejected or ("a batch takes no query string" if query else ""),
+            may_be_kept=not rejected,
+            plain_url=_plain_url(called, wire.url),
+        )
 
     def _plays(self, called: providers.Called) -> bool:
         """Whether, where there is a sandbox, it has the batches of this provider."""
@@ -216,6 +226,15 @@ class CallRouter:
             return Send(record, url=url)
         content = json.dumps(request.body, ensure_ascii=False, separators=(",", ":"))
         return Send(record, content.encode("utf-8", "surrogatepass"), url or heard.plain_url)
+
+
+def _outgoing(wire: Wire, call: _Heard) -> Outgoing | None:
+    """Return how a call can be sent later, without its stream; None where its way is not known."""
+    known = call.may_be_kept and call.request.target.credentials.network is not None
+    if not known or wire.outgoing is None:
+        return None
+    url = call.plain_url if call.streamed is not None else ""
+    return replace(wire.outgoing, url=url) if url else wire.outgoing
 
 
 def _plain_url(called: providers.Called, url: str) -> str:

@@ -24,6 +24,7 @@ from pytest_langasync.interception.patches import ImportWatcher
 from pytest_langasync.interception.urllib3_leaf import Urllib3Call
 from pytest_langasync.interception.wire import (
     AsyncLeafCall,
+    Fail,
     LeafCall,
     Park,
     Router,
@@ -95,6 +96,8 @@ class Interceptor:
                 return call.pass_on()
             if isinstance(decision, Park):
                 raise self._concurrency.parked(decision.message)
+            if isinstance(decision, Fail):
+                raise call.failure(decision)
             if isinstance(decision, Send):
                 with untouched():
                     came = call.send(decision)
@@ -113,6 +116,8 @@ class Interceptor:
                 if decision.hold:
                     await self._concurrency.hold()
                 raise self._concurrency.parked(decision.message)
+            if isinstance(decision, Fail):
+                raise call.failure(decision)
             if isinstance(decision, Send):
                 with untouched():
                     came = await call.send(decision)
