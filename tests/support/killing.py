@@ -72,7 +72,7 @@ def run(order: dict[str, Any]) -> None:
     steps = Steps(order["kill_at"])
     for name in CHANGES:
         steps.wrap(os, name, in_cache)
-    for library in (httpx, httpx2):
+    for library in (httpx, httpx2):  # batches go by the one, calls of the SDKs by the other
         steps.wrap(library.HTTPTransport, "handle_request", lambda *_: True)
     status = pytest.main(order["arguments"])
     sys.stdout.flush()
