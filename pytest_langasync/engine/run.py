@@ -40,6 +40,7 @@ from pytest_langasync.lanes.batch.batcher import Batcher, Policy
 from pytest_langasync.lanes.direct import DirectLane
 from pytest_langasync.lanes.refusals import NO_BATCH_API, Refusals
 from pytest_langasync.models import AttemptOptions, Call, Event, MissingCall, Refusal, Request
+from pytest_langasync.providers import model_calls
 from pytest_langasync.providers.model_calls import ModelCalls
 
 __all__ = ["Front", "Run"]
@@ -151,6 +152,8 @@ class Run:
         self._router.local_url = self.hosts.local_url
         if settings.sandbox or self.replay.silent:
             self._placeholders = providers.set_placeholder_keys()
+        if self.replay.silent:
+            self._placeholders += model_calls.set_placeholder_keys()
 
     def patch(self) -> None:
         """Begin to catch the calls of attempts."""

@@ -70,10 +70,13 @@ def providers() -> tuple[Provider, ...]:
         ConfigurationError: a provider of another package cannot be loaded.
     """
     from pytest_langasync.providers.anthropic import ANTHROPIC
+    from pytest_langasync.providers.compatible import DOUBLEWORD, GROQ
     from pytest_langasync.providers.google import GOOGLE
+    from pytest_langasync.providers.mistral import MISTRAL
     from pytest_langasync.providers.openai import OPENAI
 
-    found: dict[str, Provider] = {one.name: one for one in (OPENAI, ANTHROPIC, GOOGLE)}
+    ours = (OPENAI, ANTHROPIC, GOOGLE, MISTRAL, GROQ, DOUBLEWORD)
+    found: dict[str, Provider] = {one.name: one for one in ours}
     for point in metadata.entry_points(group=GROUP):
         try:
             one = point.load()
@@ -119,9 +122,13 @@ def _at(host: str, place: str) -> Iterator[Provider]:
 
 
 def set_placeholder_keys() -> list[str]:
-    """Set the key variables that are absent, so that clients can be made; return their names."""
-    wanted = {name: value for one in providers() for name, value in one.key_variables.items()}
-    absent = {name: value for name, value in wanted.items() if not os.environ.get(name)}
+    """Give each provider without a key a placeholder, so that clients can be made.
+
+    Returns the names of the variables that were set: one for each, since an SDK that reads several
+    may prefer the placeholder to the person's own.
+    """
+    without = (one.key_variables.items() for one in providers() if not one.key())
+    absent = dict(pair for pairs in without for pair in list(pairs)[:1])
     os.environ.update(absent)
     return list(absent)
 
@@ -184,7 +191,7 @@ def check_job_id(job_id: str) -> None:
     Raises:
         ConfigurationError: it is neither.
     """
-    known = [one.job_id_prefix for one in providers() if one.job_id_prefix]
+    known = dict.fromkeys(one.job_id_prefix for one in providers() if one.job_id_prefix)
     generated = len(job_id) >= 12 and any(letter.isdigit() for letter in job_id)
     if not (job_id.startswith(tuple(known)) or generated):
         named = ", ".join(f"{prefix}…" for prefix in known)

@@ -16,7 +16,7 @@ from pytest_langasync.providers import providers
 from pytest_langasync.providers.base import is_one_of
 from pytest_langasync.providers.hosts import OTHERS
 
-__all__ = ["ModelCall", "ModelCalls"]
+__all__ = ["ModelCall", "ModelCalls", "set_placeholder_keys"]
 
 ANYWHERE = re.compile(
     r"""
@@ -67,6 +67,13 @@ NAMES = {
 }
 """How prices and reports call the owner of a host that is no provider's here; the rest are called
 by their host."""
+KEY_VARIABLES = (
+    *("AZURE_OPENAI_API_KEY", "CO_API_KEY", "COHERE_API_KEY", "DEEPSEEK_API_KEY"),
+    *("FIREWORKS_API_KEY", "GEMINI_API_KEY", "GROQ_API_KEY", "MISTRAL_API_KEY"),
+    *("OPENROUTER_API_KEY", "TOGETHER_API_KEY", "VOYAGE_API_KEY", "XAI_API_KEY"),
+)
+"""Where the SDKs of others read their keys. Not AWS's: a key there hides a profile or a role, which
+other tests may need."""
 MODEL_IN_PATH = (
     re.compile(r"/model/([^/]+)/[a-z-]+$"),
     re.compile(r"/models/([^/:]+):\w+$"),
@@ -83,6 +90,16 @@ KEPT = re.compile(
     re.VERBOSE,
 )
 """Paths at a provider's host where a test makes, reads and deletes what is kept there."""
+
+
+def set_placeholder_keys() -> list[str]:
+    """Set the key variables of others that are absent, so that clients can be made; return them.
+
+    For runs that send nothing.
+    """
+    absent = [name for name in KEY_VARIABLES if not os.environ.get(name)]
+    os.environ.update(dict.fromkeys(absent, "placeholder"))
+    return absent
 
 
 @dataclass(frozen=True)

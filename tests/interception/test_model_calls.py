@@ -141,8 +141,8 @@ def by_boto3_invoke():
     client = boto3.client("bedrock-runtime", endpoint_url=URL, region_name="us-east-1")
     return client.invoke_model(modelId="a.model", body=b"{}")["body"].read().decode()
 
-def genai_client():
-    return genai.Client(api_key="secret", http_options={"base_url": URL})
+def genai_client():  # its key is in the environment
+    return genai.Client(http_options={"base_url": URL})
 
 def by_genai():
     client = genai_client()
@@ -207,7 +207,10 @@ def test_it():
 """
 
 
-def test_every_model_call_is_sent_once_and_replayed(suite: Suite, model: Model) -> None:
+def test_every_model_call_is_sent_once_and_replayed(
+    suite: Suite, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", "secret")
     suite.pytester.makepyfile(test_models=CLIENTS)
     suite.pytester.makeini(INI)
     result = suite.run()
@@ -217,6 +220,7 @@ def test_every_model_call_is_sent_once_and_replayed(suite: Suite, model: Model) 
     result.stdout.fnmatch_lines([says])
     assert len(suite.ledger()) == COUNT and all(row["job_id"] for row in suite.ledger())
     suite.run().assert_outcomes(passed=COUNT)
+    monkeypatch.delenv("GEMINI_API_KEY")
     suite.run("--langasync-offline").assert_outcomes(passed=COUNT)
     assert len(model.seen) == COUNT
     stored = b"".join(p.read_bytes() for p in suite.path.rglob("*.jsonl"))
