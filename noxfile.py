@@ -7,39 +7,41 @@ from pathlib import Path
 import nox
 
 nox.options.error_on_missing_interpreters = False
-nox.options.default_venv_backend = "venv"
+nox.options.default_venv_backend = "uv|venv"
 
-PYTHONS = ["3.11", "3.12", "3.13"]
-LOWEST = ".ci/lowest.txt"
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
 
-def install_wheel(session: nox.Session, *extras: str) -> None:
-    """Build the wheel and install it with ``extras``: tests then run against what is shipped."""
-    session.install("build")
-    target = Path(session.create_tmp())
-    for old in target.glob("*.whl"):
-        old.unlink()
-    session.run("python", "-m", "build", "--wheel", "--outdir", str(target), silent=True)
-    (wheel,) = target.glob("*.whl")
-    session.install("--force-reinstall", "--no-deps", str(wheel))
-    session.install(f"pytest-langasync[{','.join(extras)}] @ {wheel.resolve().as_uri()}")
+def wheel(session: nox.Session) -> str:
+    """Return the wheel to test, as a requirement: what is shipped, not the source tree.
+
+    CI builds it once and gives its path as the first argument.
+    """
+    if session.posargs and session.posargs[0].endswith(".whl"):
+        built = Path(session.posargs.pop(0))
+    else:
+        folder = Path(session.create_tmp())
+        for old in folder.glob("*.whl"):
+            old.unlink()
+        session.install("build")
+        session.run("python", "-m", "build", "--wheel", "--outdir", str(folder), silent=True)
+        (built,) = folder.glob("*.whl")
+    return f"pytest-langasync[{{}}] @ {built.resolve().as_uri()}"
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Tests and examples on the built wheel with the newest dependencies."""
-    install_wheel(session, "test")
-    session.run("pytest", *session.posargs)
+    session.install(wheel(session).format("test"))
+    session.run("pytest", "tests", "-n", "auto", *session.posargs)
     session.run("pytest", "examples", "--langasync-sandbox")
 
 
-@nox.session(python="3.11")
+@nox.session(python="3.11", venv_backend="uv")
 def lowest(session: nox.Session) -> None:
-    """Tests on the built wheel with the lowest declared versions; LangChain needs newer ones."""
-    session.install("-r", LOWEST)
-    install_wheel(session, "sandbox")
-    session.install("-r", LOWEST)
-    session.run("pytest", *session.posargs)
+    """Tests on the built wheel with the lowest versions that pyproject.toml allows."""
+    session.install("--resolution", "lowest-direct", wheel(session).format("test-lowest"))
+    session.run("pytest", "tests", "-n", "auto", *session.posargs)
 
 
 @nox.session(python="3.11")

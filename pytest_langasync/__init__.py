@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_langasync.exceptions import (
         CacheError,
         ConfigurationError,
+        JobCancelledError,
         JobPendingError,
         LangasyncError,
         NotReproducibleError,
@@ -30,6 +31,7 @@ __all__ = [
     "CostEstimate",
     "CostMonitor",
     "HybridBatchProcessor",
+    "JobCancelledError",
     "JobPendingError",
     "Langasync",
     "LangasyncError",

@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ __all__ = [
 ]  # fmt: skip
 
 PREFIX = "langasync_"
+LANES = ("batch", "flex", "realtime")
+"""How missing calls may get their answers, the slowest first."""
 REPORTS = (".json", ".md", ".html")
 """What a report's name ends in says what it is."""
 
@@ -78,6 +80,13 @@ def _positive(text: str) -> float:
     if not value >= 0 or math.isinf(value):
         raise ConfigurationError(f"{text!r} is not a number of 0 or more")
     return value
+
+
+def _number_of_calls(text: str) -> int:
+    count = _count(text)
+    if not count:
+        raise ConfigurationError(f"{text!r} is not a whole number of 1 or more")
+    return count
 
 
 def _count(text: str) -> int:
@@ -135,6 +144,34 @@ def _patterns(text: str) -> tuple[str, ...]:
         if "://" in one or not one.removeprefix("!").partition("/")[1]:
             raise ConfigurationError(f"{one!r} is not HOST/PATH, such as llm.internal/v1/*")
     return found
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A lane, and for how many seconds calls may wait in it; None: as long as it takes."""
+
+    lane: str
+    seconds: float | None = None
+
+
+def _stages(text: str) -> tuple[Stage, ...]:
+    """Read ``batch:30m,flex:10m,realtime``."""
+    stages: list[Stage] = []
+    for part in text.split(","):
+        lane, _, time = (piece.strip() for piece in part.partition(":"))
+        if lane not in LANES or lane in [stage.lane for stage in stages]:
+            raise ConfigurationError(
+                f"{part.strip()!r} is not one of {', '.join(LANES)}, each once, with a time where "
+                "another lane follows: batch:30m,flex:10m,realtime"
+            )
+        stages.append(Stage(lane, duration(time) if time else None))
+    for stage in stages[:-1]:
+        if stage.seconds is None or stage.lane == "realtime":
+            raise ConfigurationError(
+                f"{stage.lane!r} is followed by another lane, and so needs a time: such as "
+                "batch:30m,flex:10m,realtime"
+            )
+    return tuple(stages)
 
 
 def _places(text: str) -> tuple[str, ...]:
@@ -210,6 +247,30 @@ class Option:
 
 OPTIONS: tuple[Option, ...] = (
     Option("batch", "run tests marked langasync through the providers' batch APIs"),
+    Option(
+        "lane",
+        "how calls get their answers: batch (default; half price, hours), flex (half price, "
+        "minutes) or realtime (list price, seconds)",
+        "LANE",
+        _choice(*LANES),
+        ini=True,
+    ),
+    Option(
+        "lanes",
+        "several lanes, and how long calls may wait in each: batch:30m,flex:10m,realtime",
+        "LANES",
+        _stages,
+        ini=True,
+    ),
+    Option("flex", "send calls side by side with the provider's flex tier, at half price"),
+    Option(
+        "concurrency",
+        "the most calls that are sent side by side, in flex and realtime (default 500; 1 sends "
+        "them in place)",
+        "N",
+        _number_of_calls,
+        ini=True,
+    ),
     Option("all", "treat every collected test as marked langasync", ini=True, parse=_flag),
     Option(
         "timeout",
@@ -220,10 +281,10 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "on_timeout",
-        "what becomes of what is not answered then: defer (default), realtime (cancel it and send "
-        "it now, at list price) or cancel",
+        "what becomes of what is not answered then: defer (default), flex or realtime (cancel it "
+        "and send it by that lane) or cancel",
         "MODE",
-        _choice("defer", "realtime", "cancel"),
+        _choice("defer", "flex", "realtime", "cancel"),
         ini=True,
     ),
     Option(
@@ -247,7 +308,7 @@ OPTIONS: tuple[Option, ...] = (
         ini=True,
     ),
     Option("offline", "answer from the cache alone: no network, no key"),
-    Option("realtime", "send now, at list price, but record, price and cache"),
+    Option("realtime", "send calls side by side, at list price, but record, price and cache"),
     Option("refresh", "buy new answers for every selected test; continues until all are judged"),
     Option(
         "max_age", "buy new answers for those bought longer ago", "DURATION", duration, ini=True
@@ -385,8 +446,12 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 
-MODES = ("batch", "resume", "offline", "realtime", "refresh", "estimate", "sandbox")
+MODES = ("batch", "resume", "offline", "flex", "realtime", "refresh", "estimate", "sandbox")
 """Options that switch batch mode on. The others only tune it, so that they may stand in addopts."""
+
+
+HOW = ("lane", "lanes", "flex", "realtime")
+"""Options that say how calls go out: one of them at a time, and the command line before the ini."""
 
 
 @dataclass(frozen=True)
@@ -395,6 +460,10 @@ class Settings:
 
     rootdir: Path
     batch: bool = False
+    lane: str = "batch"
+    lanes: tuple[Stage, ...] = ()
+    flex: bool = False
+    concurrency: int | None = None
     all: bool = False
     timeout: float = 86400.0
     on_timeout: str = "defer"
@@ -432,6 +501,20 @@ class Settings:
         return any(bool(getattr(self, mode)) for mode in MODES)
 
     @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The lanes of this run, in the order in which calls go through them."""
+        if self.lanes:
+            *first, last = self.lanes
+            waits = last.seconds is None and last.lane != "realtime"
+            return (*first, replace(last, seconds=self.timeout) if waits else last)
+        lane = "realtime" if self.realtime else "flex" if self.flex else self.lane
+        if lane == "realtime":
+            return (Stage(lane),)
+        later = (self.on_timeout,) if self.on_timeout in LANES and self.on_timeout != lane else ()
+        follows = (Stage(one, None if one == "realtime" else self.timeout) for one in later)
+        return (Stage(lane, self.timeout), *follows)
+
+    @property
     def resumed(self) -> tuple[str, ...]:
         """The IDs of the jobs to attach to; none where it is the last one, whatever its ID."""
         given = "" if self.resume == "last" else self.resume
@@ -456,6 +539,8 @@ class Settings:
         default = Settings(self.rootdir)
         names = (f.name for f in fields(self) if f.name != "rootdir")
         values = {n: v for n in names if (v := getattr(self, n)) != getattr(default, n)}
+        if self.lanes:
+            values["lanes"] = [vars(stage) for stage in self.lanes]
         if self.sandbox_url:
             parts = urlsplit(self.sandbox_url)
             values["sandbox_url"] = (
@@ -479,10 +564,11 @@ def settings_from(
         ConfigurationError: a value makes no sense, or two options contradict each other.
     """
     values: dict[str, Any] = {}
+    typed = [name for name in HOW if cli.get(PREFIX + name)]
     for option in OPTIONS:
         given = cli.get(PREFIX + option.name) if option.cli else None
         where = option.flag
-        if given in (None, False) and option.ini:
+        if given in (None, False) and option.ini and not (typed and option.name in HOW):
             given, where = ini(PREFIX + option.name) or None, PREFIX + option.name
         if given in (None, False):
             continue
@@ -490,14 +576,19 @@ def settings_from(
             values[option.name] = given if given is True else option.parse(str(given))
         except ConfigurationError as error:
             raise ConfigurationError(f"{where}: {error}") from None
+    if typed:  # who says how calls are to go wants them to go
+        values["batch"] = True
     if values.get("sandbox_url"):
         values.setdefault("sandbox", bool(cli.get(PREFIX + "sandbox_url")))
     settings = Settings(rootdir=rootdir, **values)
-    _check(settings)
+    _check(settings, typed)
     return settings
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: Settings, typed: list[str]) -> None:
+    if len(typed) > 1:
+        first, second = (f"--langasync-{name}" for name in typed[:2])
+        raise ConfigurationError(f"{first} and {second} contradict each other: give one of them")
     exclusive = [m for m in ("offline", "realtime", "estimate", "resume") if getattr(settings, m)]
     if len(exclusive) > 1:
         first, second = (f"--langasync-{name}" for name in exclusive[:2])

@@ -54,6 +54,10 @@ class JobPendingError(LangasyncError):
     """The results of a job were asked for before every input had one."""
 
 
+class JobCancelledError(LangasyncError):
+    """An input of a job that was cancelled before its answers came."""
+
+
 class NotReproducibleError(LangasyncError):
     """A chain asked for something else than in its attempt before, so that it would pay for ever.
 

@@ -216,6 +216,8 @@ class Answer:
     """Whether it is no success although its status says so: the failure is in the body."""
     foreign: bool = False
     """Whether another run, or another cache, paid for it."""
+    lane: str = ""
+    """``flex`` or ``realtime`` where it is known; empty for what came with a job."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """What the provider told besides, such as its rate limits; names in lower case."""
 
@@ -226,8 +228,8 @@ class Answer:
 
     @property
     def source(self) -> str:
-        """``"batch"`` or ``"realtime"``: the price list it was bought from."""
-        return "batch" if self.job_id else "realtime"
+        """``batch``, ``flex`` or ``realtime``: how it was bought."""
+        return "batch" if self.job_id else self.lane or "realtime"
 
 
 class JobState(enum.StrEnum):
@@ -334,7 +336,9 @@ class AttemptOptions:
     """How the calls of one attempt are sent."""
 
     realtime: bool = False
-    """Whether its calls go out at once, at list price."""
+    """Whether its calls go out in place, one after the other as the test makes them."""
+    lane: str = ""
+    """How its calls get their answers, where that is not the run's own way."""
     priority: int = 1
     """0 high, 1 normal, 2 low: the order in which jobs are created."""
     max_retries: int | None = None
@@ -399,6 +403,32 @@ def split_custom_id(custom_id: str) -> tuple[str, str]:
     return nonce, key
 
 
+ANEW = frozenset({"host", "content-length", "transfer-encoding"})
+"""Headers of a request that whoever sends it makes anew."""
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """What is kept of a request, beside its body and its way, to send it later. Plain data, so that
+    another process can send it."""
+
+    method: str
+    url: str = field(repr=False)
+    """With its query, which may hold a key."""
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    """All but its length and its host."""
+    timeout: Mapping[str, float | None]
+    """Seconds, by the names of httpx: ``connect``, ``read``, ``write``; None: for ever."""
+
+    @classmethod
+    def of(
+        cls, method: str, url: str, headers: Mapping[str, str], timeout: Mapping[str, Any]
+    ) -> Outgoing:
+        """Make one of a finished request."""
+        pairs = ((name.lower(), value) for name, value in headers.items())
+        return cls(method, url, tuple(pair for pair in pairs if pair[0] not in ANEW), timeout)
+
+
 @dataclass(frozen=True, slots=True)
 class MissingCall:
     """A recorded call without an answer. Its body is in the store's spool (``Store.spooled``)."""
@@ -415,6 +445,8 @@ class MissingCall:
     options: AttemptOptions = AttemptOptions()
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """What marks in its body stand for, as in ``Request``."""
+    outgoing: Outgoing | None = field(default=None, repr=False, compare=False)
+    """What is needed to send it by itself; None: only whoever makes it can send it."""
 
 
 EventKind = Literal[
@@ -424,6 +456,8 @@ EventKind = Literal[
     "left",
     "uploading",
     "submitted",
+    "sending",
+    "rerouted",
     "attached",
     "progress",
     "collected",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import signal
 import sys
 import tempfile
@@ -18,6 +19,22 @@ from support.suite import PLUGINS, Suite
 from pytest_langasync.sandbox import Sandbox
 
 pytest_plugins = ["pytester"]
+
+NEEDS = {
+    "chains/test_chain_shapes.py": "langchain_anthropic",
+    "chains/test_invoke.py": "langchain_core",
+    "interception/test_model_calls.py": "boto3",
+}
+"""Test files about a library that the lowest versions cannot be tested with."""
+MISSING = {
+    file: library for file, library in NEEDS.items() if not importlib.util.find_spec(library)
+}
+collect_ignore = list(MISSING)
+
+
+def pytest_report_header() -> list[str]:
+    """Say which files are left out."""
+    return [f"left out: {file}, needs {library}" for file, library in MISSING.items()]
 
 
 def pytest_configure(config: pytest.Config) -> None:

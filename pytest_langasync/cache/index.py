@@ -103,6 +103,7 @@ class Index:
             received_at=entry.received_at,
             failed=entry.failed,
             foreign=entry.file.foreign,
+            lane=head.lane,
             headers=head.headers,
         )
 

@@ -128,6 +128,8 @@ class ResultHead:
     received_at: float
     retryable: bool
     failed: bool = False
+    lane: str = ""
+    """How an answer was bought that came without a job."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -269,7 +271,7 @@ def request_fields(head: RequestHead) -> dict[str, Any]:
     return fields
 
 
-def result_fields(row: ResultRow, received_at: float) -> dict[str, Any]:
+def result_fields(row: ResultRow, received_at: float, lane: str = "") -> dict[str, Any]:
     """Return the head of a line of ``results.jsonl`` as it is written."""
     fields = {
         "custom_id": row.custom_id,
@@ -278,7 +280,7 @@ def result_fields(row: ResultRow, received_at: float) -> dict[str, Any]:
         "received_at": received_at,
         "retryable": row.retryable,
     }
-    more = {"failed": row.failed, "headers": dict(row.headers)}
+    more = {"failed": row.failed, "headers": dict(row.headers), "lane": lane}
     return fields | {name: value for name, value in more.items() if value}
 
 

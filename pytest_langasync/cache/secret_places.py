@@ -65,6 +65,7 @@ class SecretPlaces:
     def __init__(self, more: Iterable[str] = ()) -> None:
         self._places = frozenset(map(_parts, (*PLACES, *more)))
         self._servers = frozenset(map(_parts, SERVERS))
+        self._tops = {place[0] for place in self._places | self._servers}
 
     def take(self, body: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
         """Return a body with marks in place of its secrets, and these by their places."""
@@ -75,33 +76,40 @@ class SecretPlaces:
     def take_from_answer(self, body: Any, secrets: Mapping[str, str]) -> Any:
         """Return the body of an answer without what it repeats of its request's secrets.
 
-        ``secrets`` are those of the request, as far as they are known.
+        ``secrets`` are those of the request, as far as they are known. What the answer has of its
+        own, such as the signed URL of an image, is what was asked for, and stays.
         """
         if isinstance(body, Mapping):
-            body = self._walk(body, (), (), {})
+            body = {
+                name: self._walk(one, (name,), (name,), {}, own=True) if name in self._tops else one
+                for name, one in body.items()
+            }
         long = {value: name for name, value in secrets.items() if len(value) >= LONG}
         if not long:
             return body
         pattern = re.compile("|".join(map(re.escape, sorted(long, key=len, reverse=True))))
         return _map_texts(body, lambda text: pattern.sub(lambda m: _mark(long[m[0]]), text))
 
-    def _walk(self, value: Any, place: _Place, path: _Place, found: _Found) -> Any:
-        """Return ``value`` without secrets. ``place`` is the ``path`` without numbers."""
+    def _walk(
+        self, value: Any, place: _Place, path: _Place, found: _Found, *, own: bool = False
+    ) -> Any:
+        """Return ``value`` without secrets. ``place`` is the ``path`` without numbers; ``own`` says
+        that URLs are left alone where they are no server's."""
         if place in self._places:
             return _hide_all(value, path, found)
         if isinstance(value, str):
-            if "://" not in value:
-                return value
             server = place in self._servers
+            if "://" not in value or (own and not server):
+                return value
             return _URL.sub(lambda match: _without_keys(match[0], path, found, server), value)
         if isinstance(value, Mapping):
             return {
-                name: self._walk(one, (*place, str(name)), (*path, str(name)), found)
+                name: self._walk(one, (*place, str(name)), (*path, str(name)), found, own=own)
                 for name, one in value.items()
             }
         if isinstance(value, (list, tuple)):
             return [
-                self._walk(one, (*place, "[]"), (*path, str(number)), found)
+                self._walk(one, (*place, "[]"), (*path, str(number)), found, own=own)
                 for number, one in enumerate(value)
             ]
         return value

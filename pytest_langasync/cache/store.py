@@ -396,35 +396,54 @@ class Store:
     # Real time
 
     def add_realtime(self, call: Call, owner: str, answer: Answer) -> None:
-        """Store an answer obtained at list price, at once and durably.
+        """Store an answer to a call that was sent in place, at once and durably.
 
         ``owner`` is whose request it is; ``call.owner`` may be empty where samples are shared.
         """
-        request, custom_id = call.request, make_custom_id(REALTIME_NONCE, call.key)
+        head = RequestHead(
+            make_custom_id(REALTIME_NONCE, call.key), call.key, owner, call.occurrence,
+            meta=RequestMeta.of(call.request),
+        )  # fmt: skip
+        self._add_direct(head, call.request.body, answer, retryable=False)
+
+    def add_direct(self, call: MissingCall, answer: Answer, *, retryable: bool) -> None:
+        """Store an answer to a recorded call that was sent by itself, at once and durably.
+
+        ``retryable`` says of an error that the request was not at fault.
+        """
+        to = call.target
+        meta = RequestMeta(to.provider, to.base_url, to.endpoint, to.headers, call.model)
+        head = RequestHead(
+            make_custom_id(REALTIME_NONCE, call.key), call.key, call.owner, call.occurrence,
+            meta=meta,
+        )  # fmt: skip
+        self._add_direct(head, self.spooled(call.key), answer, retryable=retryable)
+
+    def _add_direct(
+        self, head: RequestHead, request_body: Mapping[str, Any], answer: Answer, *, retryable: bool
+    ) -> None:
         received = answer.received_at or self._clock()
-        body = self._requests.answer(answer.body, request.body)
+        body = self._requests.answer(answer.body, request_body)
         row = ResultRow(
-            custom_id,
+            head.custom_id,
             answer.status,
             body,
             answer.request_id,
+            retryable,
             failed=answer.failed,
             headers=answer.headers,
         )
-        result = files.encode_line(records.result_fields(row, received), body)
+        result = files.encode_line(records.result_fields(row, received, answer.lane), body)
         path = self._realtime / "results.jsonl"
         self._folders.prepare()
-        meta = RequestMeta.of(request)
-        head = RequestHead(custom_id, call.key, owner, call.occurrence, meta=meta)
-        line = self._requests.line(head, request.body)
+        line = self._requests.line(head, request_body)
         with self._guard:
             files.make_private_dir(self._realtime)
             files.append(self._realtime / "requests.jsonl", line, durable=False)
             place = files.append(path, result)
             file = ResultFile(path, "", 0.0)
-            self._index.add(
-                call.key, Entry(file, place, len(result), row.status, False, received, row.failed)
-            )
+            entry = Entry(file, place, len(result), row.status, retryable, received, row.failed)
+            self._index.add(head.key, entry)
             self._seen[path] = files.signature(path)
             self._requests.forget()
 

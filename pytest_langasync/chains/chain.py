@@ -13,11 +13,12 @@ from typing import Any, Literal
 from pytest_langasync.chains.invoke import Invoker
 from pytest_langasync.chains.job import BatchJob
 from pytest_langasync.chains.records import JobRecord, load_record, load_records, new_record
-from pytest_langasync.chains.runner import Listener, Runner
+from pytest_langasync.chains.runner import Listener, Runner, input_names
 from pytest_langasync.config import Settings
 from pytest_langasync.costs.prices import Estimate, add_estimates
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.models import AttemptOptions, Event, MissingCall
+from pytest_langasync.reporting.text import shorten
 
 __all__ = ["CostEstimate", "WrappedChain", "wrap_chain"]
 
@@ -52,9 +53,12 @@ class CostEstimate(float):
     input_price: float
     """The batch price of the input alone, in USD; nan where it is not known."""
 
-    def __new__(cls, estimate: Estimate) -> CostEstimate:
+    # Made by ``of``: a float is copied and unpickled by its value alone, then given its attributes.
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> CostEstimate:
         """Make one of the sum of the requests' estimates."""
-        self = super().__new__(cls, _float(estimate.batch_upper))
+        self = cls(_float(estimate.batch_upper))
         self.requests = estimate.requests
         self.input_tokens = estimate.input_tokens
         self.output_tokens = estimate.output_tokens_upper
@@ -158,7 +162,7 @@ class WrappedChain:
                     outcome = runner.attempt(index, value, given, AttemptOptions())
                     missing |= {pending.key: pending for pending in outcome.missing}
             estimates = runner.run.budget.estimates(missing.values(), output_tokens=output_tokens)
-            return CostEstimate(add_estimates(estimate for _, estimate in estimates))
+            return CostEstimate.of(add_estimates(estimate for _, estimate in estimates))
         finally:
             runner.close()
 
@@ -174,7 +178,8 @@ class WrappedChain:
             config: as in ``submit_batch``; it is not kept between processes.
 
         Raises:
-            ConfigurationError: the job is unknown, or its inputs are needed.
+            ConfigurationError: the job is unknown, its inputs are needed, or others are given. That
+                the chain is another one is told when the job first looks.
             CacheError: its record is damaged or of a newer version.
         """
         record = load_record(self._settings.cache, job_id)
@@ -186,10 +191,7 @@ class WrappedChain:
             job = self._job(known, config)
             job.attach(job_id)
             return job
-        if len(known) != record.count:
-            raise ConfigurationError(
-                f"{job_id} has {record.count} inputs, and {len(known)} were given"
-            )
+        _check_inputs(record, known)
         return self._make(known, record, config)
 
     def list_jobs(self) -> list[JobRecord]:
@@ -217,6 +219,7 @@ class WrappedChain:
             priority=priority,
             max_retries=max_retries,
             refresh=refresh,
+            names=tuple(input_names(inputs, "")),
         )
         return self._make(
             inputs, record, config, return_exceptions=return_exceptions, on_event=on_event,
@@ -278,6 +281,22 @@ def find_root(start: Path) -> Path:
         if any((folder / name).is_file() for name in CONFIGURATION):
             return folder
     return start
+
+
+def _check_inputs(record: JobRecord, given: Sequence[Any]) -> None:
+    """Raise where these are other inputs than those that the job was submitted with."""
+    if len(given) != record.count:
+        raise ConfigurationError(
+            f"{record.id} has {record.count} inputs, and {len(given)} were given"
+        )
+    for place, (before, now) in enumerate(zip(record.names, input_names(given, ""), strict=False)):
+        if before != now and before.startswith("input:"):
+            known = f"{record.inputs[place]!r}, now " if record.inputs else "another, now "
+            text = shorten(f"{known}{given[place]!r}", 600)
+            raise ConfigurationError(
+                f"{record.id} has other inputs: number {place} was {text}. Give get_job those that "
+                "it was submitted with, or submit a new job"
+            )
 
 
 def _name(chain: Any) -> str:

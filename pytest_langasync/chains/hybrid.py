@@ -7,8 +7,12 @@ from typing import Any, Literal, overload
 
 from pytest_langasync.chains.chain import WrappedChain, wrap_chain
 from pytest_langasync.chains.job import BatchJob
+from pytest_langasync.exceptions import ConfigurationError
 
 __all__ = ["HybridBatchProcessor"]
+
+WAYS = ("realtime", "batch_api")
+"""What ``classify`` may return beside a boolean."""
 
 
 class HybridBatchProcessor:
@@ -16,8 +20,9 @@ class HybridBatchProcessor:
 
     Args:
         chain: a LangChain Runnable, a function, or what ``wrap_chain`` returned.
-        classify: tells whether an input is urgent. With the batch API, urgent inputs are sent in
-            real time all the same; by default none is.
+        classify: tells whether an input is urgent, by a boolean, ``"realtime"`` or
+            ``"batch_api"``; anything else raises ``ConfigurationError``. With the batch API, urgent
+            inputs are sent in real time all the same; by default none is.
         monitor: a ``CostMonitor`` (anything with ``record``) that is given every job.
         options: what ``wrap_chain`` takes (``cache_dir``, ``sandbox``, …).
     """
@@ -25,15 +30,29 @@ class HybridBatchProcessor:
     def __init__(
         self,
         chain: Any,
-        classify: Callable[[Any], bool] | None = None,
+        classify: Callable[[Any], bool | str] | None = None,
         *,
         monitor: Any = None,
         **options: Any,
     ) -> None:
         wrapped = isinstance(chain, WrappedChain)
         self.wrapped: WrappedChain = chain if wrapped else wrap_chain(chain, **options)
-        self._classify = classify or (lambda value: False)
+        self._classify = classify
         self._monitor = monitor
+
+    langasync_available = True
+    """Whether batches can be used: always, where this class can be imported."""
+
+    def _urgent(self, value: Any) -> bool:
+        found = False if self._classify is None else self._classify(value)
+        if isinstance(found, bool):
+            return found
+        if isinstance(found, str) and found in WAYS:
+            return found == "realtime"
+        raise ConfigurationError(
+            f'classify returned {found!r}: return True or "realtime" for an urgent input, False or '
+            '"batch_api" for one that can wait. Nothing was sent'
+        )
 
     @overload
     def batch(
@@ -71,7 +90,7 @@ class HybridBatchProcessor:
         Raises:
             ConfigurationError, ProviderError, CacheError: as ``WrappedChain.submit_batch``.
         """
-        urgent = self._classify if use_batch_api else (lambda value: True)
+        urgent = self._urgent if use_batch_api else (lambda value: True)
         job = self.wrapped.submit_batch(inputs, urgent=urgent, **options)
         if self._monitor is not None:
             self._monitor.record(job)
@@ -81,7 +100,7 @@ class HybridBatchProcessor:
         self, inputs: Sequence[Any], use_batch_api: bool = False, **options: Any
     ) -> list[Any]:
         """``batch`` without blocking the event loop."""
-        urgent = self._classify if use_batch_api else (lambda value: True)
+        urgent = self._urgent if use_batch_api else (lambda value: True)
         job = await self.wrapped.asubmit_batch(inputs, urgent=urgent, **options)
         if self._monitor is not None:
             self._monitor.record(job)

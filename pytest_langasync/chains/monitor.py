@@ -18,6 +18,9 @@ BATCH_SHARE = Decimal("0.5")
 """What a batch costs of the list price where requests are counted by hand: the discount that both
 OpenAI and Anthropic publish. Recorded jobs are priced one by one instead."""
 
+COST_PER_REQUEST = 0.001
+"""USD in real time: a stand-in for whoever counts requests and knows no price."""
+
 _active: contextvars.ContextVar[tuple[CostMonitor, ...]] = contextvars.ContextVar(
     "langasync_monitors", default=()
 )
@@ -67,14 +70,14 @@ class CostMonitor:
         self._jobs[job.id] = job
 
     def record_batch(
-        self, count: int, use_batch_api: bool = True, cost_per_request: float = 0.0
+        self, count: int, use_batch_api: bool = True, cost_per_request: float = COST_PER_REQUEST
     ) -> None:
         """Count requests by hand.
 
         Args:
             count: how many requests.
             use_batch_api: whether they were batched, at half the list price.
-            cost_per_request: what one costs in real time, in USD.
+            cost_per_request: what one costs in real time, in USD ($0.001 unless told).
 
         Raises:
             ValueError: a number is negative.
@@ -113,6 +116,26 @@ class CostMonitor:
             "saved_percent": float(share),
             "unknown_price": total.unknown,
         }
+
+    @property
+    def total_cost(self) -> float:
+        """What was paid, in USD."""
+        return float(self.as_dict()["total_cost_usd"])
+
+    @property
+    def total_requests(self) -> int:
+        """Requests of all kinds."""
+        return int(self.as_dict()["total_requests"])
+
+    @property
+    def batch_api_requests(self) -> int:
+        """Requests that were batched."""
+        return int(self.as_dict()["batch_requests"])
+
+    @property
+    def normal_requests(self) -> int:
+        """Requests that were sent in real time."""
+        return int(self.as_dict()["realtime_requests"])
 
     def print_report(self, file: TextIO | None = None) -> None:
         """Write the sums to ``file``, by default standard output."""

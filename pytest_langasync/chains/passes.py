@@ -9,11 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_langasync.chains.invoke import Invoker
-from pytest_langasync.chains.records import JobRecord
+from pytest_langasync.chains.records import JobCounts, JobRecord
 from pytest_langasync.chains.runner import Listener, Outcome, Runner
 from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.costs.ledger import Summary
-from pytest_langasync.exceptions import CacheError, ConfigurationError, ProviderError
+from pytest_langasync.exceptions import (
+    CacheError,
+    ConfigurationError,
+    JobCancelledError,
+    ProviderError,
+)
 from pytest_langasync.interception.event_loop import aside
 from pytest_langasync.models import AttemptOptions, Event
 
@@ -48,6 +53,8 @@ class Work:
         heard = replace(listener, notify=self._event)
         self._runner = Runner(chain, self.inputs, record, settings, heard)
         self._is_open = False
+        self._checked = not record.provider_jobs
+        """Whether the chain is known to ask for what was bought for it."""
         self._empty = 0
         self._attached = False
 
@@ -81,7 +88,10 @@ class Work:
             self.outcomes.clear()
             self._close()
             raise
-        self._pass_in_real_time([i for i in todo if i in urgent])
+        if self.record.cancelled_at is None:
+            self._pass_in_real_time([i for i in todo if i in urgent])
+        elif self._is_open:  # what comes back as cancelled is not sent again
+            self._runner.run.batcher.cancel_all()
         self._finish_if_done()
         if (
             self.completed
@@ -116,7 +126,10 @@ class Work:
             return
         over = self._open().run.batcher.wait(timeout)
         ready = self._ready()
-        if over or (ready and not self._attached):
+        if self.record.cancelled_at is not None:
+            if over:
+                self._end_cancelled(ready)
+        elif over or (ready and not self._attached):
             self._attached = False
             try:
                 self._pass(ready)
@@ -126,6 +139,13 @@ class Work:
             else:
                 self._give_up_after(0 if ready else self._empty + 1)
         self._finish_if_done()
+
+    def _end_cancelled(self, ready: Sequence[int]) -> None:
+        """Take what was done before the cancellation; nothing more is bought."""
+        runner = self._open()
+        aside(lambda: self._run(runner, ready))
+        gone = JobCancelledError(f"{self.record.id} was cancelled before this input had its answer")
+        self.outcomes |= {index: Outcome(error=gone) for index in self._waiting()}
 
     def _give_up_after(self, empty: int) -> None:
         """End the wait for answers that the provider does not have."""
@@ -145,14 +165,30 @@ class Work:
         """Run these inputs on the answers that are there, and send all that is missing then."""
         runner = self._open()
         aside(lambda: self._run(runner, indices, check=check))
+        if not self._checked:
+            self._refuse_changes(runner)
         if self.record.completed:
             gone = CacheError("an answer of this input is not in the cache any more: submit anew")
             self.outcomes |= {index: Outcome(error=gone) for index in self._waiting()}
         self._refuse_real_time(runner)
         missing = {p.key: p for index in self._waiting() for p in self.outcomes[index].missing}
+        if self.record.cancelled_at is not None:  # wait for what still runs, and buy nothing
+            missing = {key: p for key, p in missing.items() if runner.run.store.in_flight(key)}
         if missing:
             self.record.save(runner.run.store)  # before the purchase: it can be found again
             runner.run.wave(missing.values())
+
+    def _refuse_changes(self, runner: Runner) -> None:
+        """Raise where the chain is another one than that which the job was submitted with."""
+        self._checked = True
+        for index in self._waiting():
+            changed = runner.changed(index, self.outcomes[index], self.record.provider_jobs)
+            if changed:
+                raise ConfigurationError(
+                    f"{self.record.id}: the chain asks for something else than when it was "
+                    "submitted. Give get_job the same chain, or submit a new job. Nothing was "
+                    f"sent. The difference, for input {index}:\n{changed}"
+                )
 
     def _refuse_real_time(self, runner: Runner) -> None:
         """Fail what goes to a host without a batch API; raise where nothing was bought yet."""
@@ -195,8 +231,20 @@ class Work:
 
     def _finish_if_done(self) -> None:
         if self.completed:
+            ended = self.record.ended if self.record.completed else self._ended()
             self._close()
-            self._note(completed=True)
+            self._note(completed=True, ended=ended)
+
+    def _ended(self) -> str:
+        outcomes = self.outcomes.values()
+        failed = [outcome for outcome in outcomes if outcome.error is not None]
+        if failed and self.record.cancelled_at is not None:
+            return "cancelled"
+        if len(failed) < len(outcomes):
+            return "completed"
+        known = map(self._runner.run.store.job, self.record.provider_jobs)
+        words = {job.word for job in known if job is not None}
+        return "expired" if words == {"expired"} else "failed"
 
     def _close(self) -> None:
         self._runner.close()
@@ -210,15 +258,41 @@ class Work:
         """Send the inputs that failed once more."""
         failed = [index for index, outcome in self.outcomes.items() if outcome.error is not None]
         self._close()
-        self._note(retried_at=CLOCK.now(), completed=False)
+        now, renewed = CLOCK.now(), dict(self.record.renewed)
+        # Where every answer was good, the chain made nothing of one: only another can help.
+        renewed |= {index: now for index in failed if not self.outcomes[index].refused}
+        self._checked = True
+        self._note(
+            retried_at=now,
+            completed=False,
+            cancelled_at=None,
+            renewed=tuple(sorted(renewed.items())),
+        )
         for index in failed:
             del self.outcomes[index]
         self.start()
 
     def cancel(self) -> None:
-        """Ask the providers to cancel what still runs."""
-        if self._is_open:
+        """Ask the providers to cancel what still runs, also what another process has sent."""
+        if self.completed:
+            return
+        self._note(cancelled_at=CLOCK.now())
+        if not self.outcomes:
+            self.start()
+        elif self._is_open:
             self._runner.run.batcher.cancel_all()
+
+    def counts(self) -> JobCounts:
+        """Return how far it is known to be."""
+        requests = answered = 0
+        if self._is_open:
+            batcher = self._runner.run.batcher
+            for job in batcher.running:
+                status = batcher.status(job.id)
+                requests += job.requests
+                answered += status.completed + status.failed if status else 0
+        errors = sum(outcome.error is not None for outcome in list(self.outcomes.values()))
+        return JobCounts(len(self.inputs), self.done, errors, requests, answered)
 
     def _event(self, event: Event) -> None:
         known = self.record.provider_jobs

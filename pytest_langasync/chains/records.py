@@ -19,9 +19,24 @@ from pytest_langasync.exceptions import CacheError
 if TYPE_CHECKING:
     from pytest_langasync.cache.store import Store
 
-__all__ = ["JobRecord", "load_record", "load_records", "new_record"]
+__all__ = ["JobCounts", "JobRecord", "load_record", "load_records", "new_record"]
 
 SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class JobCounts:
+    """How far a job is known to be."""
+
+    inputs: int
+    done: int
+    """Inputs with a result or a final error."""
+    failed: int
+    """Inputs with a final error."""
+    requests: int = 0
+    """Requests in the provider's jobs that run now."""
+    answered: int = 0
+    """How many of these the provider says are answered."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,13 @@ class JobRecord:
     """When failed inputs were last tried again."""
     provider_jobs: tuple[str, ...] = ()
     completed: bool = False
+    names: tuple[str, ...] = ()
+    """A digest of each input that is data: what tells that other inputs are given later on."""
+    renewed: tuple[tuple[int, float], ...] = ()
+    """Places of the inputs whose answers were bought anew, and since when only new ones count."""
+    cancelled_at: float | None = None
+    ended: str = ""
+    """How a completed job ended: ``completed``, ``failed``, ``cancelled`` or ``expired``."""
 
     def save(self, store: Store) -> None:
         """Write the record. Raises ``CacheError``."""

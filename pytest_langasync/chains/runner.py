@@ -9,24 +9,26 @@ import asyncio
 import contextlib
 import contextvars
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from pytest_langasync.cache import redaction
 from pytest_langasync.chains.invoke import Invoker
 from pytest_langasync.chains.records import JobRecord
-from pytest_langasync.config import Settings
+from pytest_langasync.config import Settings, suite_of
 from pytest_langasync.engine import differences
 from pytest_langasync.engine.replay import Attempt, ReplayRules
 from pytest_langasync.engine.run import Front, Run
 from pytest_langasync.exceptions import ConfigurationError, NotReproducibleError
 from pytest_langasync.interception.event_loop import finish
-from pytest_langasync.models import AttemptOptions, Event, MissingCall, digest
+from pytest_langasync.models import AttemptOptions, Event, MissingCall, Request, digest
 
-__all__ = ["Listener", "Outcome", "Runner", "input_names"]
+__all__ = ["Listener", "Outcome", "Runner", "input_names", "suite_name"]
 
 _PASS = threading.Lock()
 """Patches are made for the whole process: one pass at a time."""
@@ -34,7 +36,8 @@ _PASS = threading.Lock()
 _REMEDY = (
     "the chain is not reproducible: for the same input it asked for something else than before. "
     "It runs once more for every wave, and must ask the same each time. Seed what is random, sort "
-    "what is unordered, freeze the clock; or call it in real time. Nothing more is bought for this "
+    "what is unordered, freeze the clock; give it a new memory or checkpointer each time, none "
+    "that remembers the run before; or call it in real time. Nothing more is bought for this "
     "input. The difference:\n"
 )
 
@@ -60,6 +63,8 @@ class Outcome:
     error: Exception | None = None
     missing: tuple[MissingCall, ...] = ()
     parked: bool = False
+    refused: bool = False
+    """Whether a provider's answer to one of its calls was an error."""
 
 
 def input_names(inputs: Sequence[Any], fallback: str) -> list[str]:
@@ -85,6 +90,20 @@ def input_names(inputs: Sequence[Any], fallback: str) -> list[str]:
     return names
 
 
+def suite_name(settings: Settings) -> str:
+    """Name the suite at its providers: a cache of one's own is a suite of one's own.
+
+    So a fresh ``cache_dir`` buys anew, and is not served what was bought for another one.
+    """
+    suite, usual = (
+        suite_of(settings.rootdir),
+        settings.rootdir / Settings(settings.rootdir).cache_dir,
+    )
+    if settings.cache.resolve() in (usual.resolve(), (usual / "sandbox").resolve()):
+        return suite
+    return f"{suite}-{digest(str(settings.cache.resolve()))[:12]}"
+
+
 class Runner:
     """Runs a chain as attempts of one run, each input of a job being an owner of its own.
 
@@ -99,6 +118,7 @@ class Runner:
         self.owners = [f"{record.id}[{index}]" for index in range(len(inputs))]
         self._names = dict(zip(self.owners, input_names(inputs, record.id), strict=True))
         self._numbers: Counter[str] = Counter()
+        self._notify, self._told = listener.notify, set[str]()
         front = Front(
             parked_type=Parked,
             notify=listener.notify,
@@ -106,14 +126,19 @@ class Runner:
             # What was bought since then was bought for this job.
             started_at=record.created_at,
             sandbox_reply=listener.sandbox_reply,
+            suite=suite_name(settings),
+            option=lambda name: name,
+            allow=self._allow,
         )
         self.run = Run(settings, front)
 
     def open(self, record: JobRecord) -> None:
         """Open the cache for what the record says now. Raises as ``Run.open`` does."""
         since, retried_at = record.created_at, record.retried_at
+        renewed = {self.owners[place]: moment for place, moment in record.renewed}
         rules = ReplayRules(
             not_before=since if record.refresh else 0.0,
+            renewed=lambda owner: renewed.get(owner, 0.0),
             errors_not_before=since if retried_at is None else retried_at,
             key_owner=lambda owner: self._names.get(owner, owner),
         )
@@ -173,13 +198,46 @@ class Runner:
     def _conclude(self, attempt: Attempt, result: Any, error: Exception | None) -> Outcome:
         if not attempt.parked:
             self.run.judge(attempt)
-            return Outcome(result, error)
+            refused = any(not answer.ok for _, _, answer in attempt.used)
+            return Outcome(result, error, refused=refused)
         difference = attempt.difference()
         if difference is not None:
             self.run.give_up(attempt)
             return Outcome(error=_not_reproducible(difference.stored, difference.asked))
         self.run.park(attempt)
         return Outcome(missing=tuple(attempt.missing.values()), parked=True)
+
+    def _allow(self, key: str, request: Request) -> None:
+        """Let a call go out in real time; one that nobody asked to is told before it is sent."""
+        self.run.budget.check_now(key, request)
+        caller = self.run.concurrency.current()
+        place = urlsplit(request.target.base_url).netloc
+        if caller is None or caller.attempt.options.realtime or place in self._told:
+            return
+        self._told.add(place)
+        text = f"{place}: no batch takes such calls: they are sent in real time, at list price"
+        self._notify(Event("trouble", message=text))
+        warnings.warn(text, stacklevel=2)
+
+    def changed(self, index: int, outcome: Outcome, jobs: Sequence[str]) -> str:
+        """Say how a parked input asks for something else than was bought for it, or nothing.
+
+        Args:
+            jobs: the provider's jobs that its first calls were sent with.
+        """
+        owner, store = self.owners[index], self.run.store
+        bought = [one for job in jobs for one in store.requests_in(job) if one.owner == owner]
+        keys = {one.key for one in bought}
+        if not bought or any(p.key in keys or self.run.paid_for(p) for p in outcome.missing):
+            return ""
+        asked = store.spooled(outcome.missing[0].key)
+        bodies = [body for one in bought if (body := one.body()) and not redaction.is_digests(body)]
+        if any(redaction.identifier_changes(body, asked) is not None for body in bodies):
+            return ""
+        nearest = differences.nearest(asked, bodies) if bodies else None
+        if nearest is None:
+            return "its first request (its text is not stored)"
+        return differences.difference(bodies[nearest], asked)
 
     def check(self, index: int, value: Any, config: Any, first: Outcome) -> None:
         """Run a parked input once more, before anything is bought for it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from sys import intern
@@ -20,14 +20,16 @@ __all__ = [
 UNUSED = "(unused)"
 """Stands for a test in the books, where an answer was bought that no test used."""
 
-Source = Literal["batch", "realtime", "cache"]
+Source = Literal["batch", "flex", "realtime", "cache"]
 
 
 def source_of(answer: Answer, started_at: float) -> Source:
     """Return where an answer came from, for a run that began at ``started_at``."""
     if answer.foreign or answer.received_at < started_at:
         return "cache"
-    return "batch" if answer.job_id else "realtime"
+    if answer.job_id:
+        return "batch"
+    return "flex" if answer.lane == "flex" else "realtime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,9 @@ class SummaryRow:
     batched: int = 0
     cached: int = 0
     realtime: int = 0
+    flex: int = 0
     failed: int = 0
-    """How many of the three before were answered with an error."""
+    """How many of the four before were answered with an error."""
     deferred: int = 0
     input_tokens: int = 0
     cached_input_tokens: int = 0
@@ -114,7 +117,7 @@ class SummaryRow:
     @property
     def requests(self) -> int:
         """How many requests have an answer."""
-        return self.batched + self.cached + self.realtime
+        return self.batched + self.cached + self.realtime + self.flex
 
     @property
     def saved(self) -> Decimal:
@@ -125,6 +128,22 @@ class SummaryRow:
     def saved_percent(self) -> float:
         """What was saved of the list price, in percent; 0 when nothing has a price."""
         return float(100 * self.saved / self.list_price) if self.list_price else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRow:
+    """One lane (``batch``, ``flex``, ``realtime``, or ``cache``). Sums of money (USD) leave out
+    what has no known price."""
+
+    lane: Source
+    requests: int = 0
+    list_price: Decimal = Decimal(0)
+    paid: Decimal = Decimal(0)
+
+    @property
+    def saved(self) -> Decimal:
+        """List price less what was paid, in USD."""
+        return self.list_price - self.paid
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +165,8 @@ class Summary:
     retries: tuple[Retry, ...]
     unseen: tuple[str, ...] = ()
     """Tests that were judged without any call to a model."""
+    lanes: tuple[LaneRow, ...] = ()
+    """What came by each lane in this run, and what it cost."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +223,7 @@ class _Tally:
         )
 
 
-_COLUMN = {"batch": "batched", "cache": "cached", "realtime": "realtime"}
+_COLUMN = {"batch": "batched", "cache": "cached", "flex": "flex", "realtime": "realtime"}
 
 
 class Ledger:
@@ -348,6 +369,7 @@ class Ledger:
             changed=tuple(sorted(self._changed)),
             unseen=tuple(sorted(self._unseen - self._tests.keys())),
             retries=tuple(Retry(*key, n) for key, n in sorted(self._retries.items())),
+            lanes=tuple(_lanes(entries)),
         )
 
     def _keep(self, entry: Entry) -> None:
@@ -364,6 +386,8 @@ class Ledger:
             to.provider, to.endpoint, request.model, answer.body, at=bought_at, tier=tier
         )
         list_price, paid = cost.list_price, cost.batch_price if answer.job_id else cost.list_price
+        if answer.lane == "flex":  # the run's own doing: without it the standard tier had served
+            list_price = cost.standard_price
         if cost.usage is None and not answer.ok:
             list_price = paid = Decimal(0)  # providers do not bill a request that they refused
         served = answer.body.get("model") if isinstance(answer.body, Mapping) else ""
@@ -382,6 +406,20 @@ class Ledger:
             usage=cost.usage,
             list_price=list_price,
             paid=Decimal(0) if source == "cache" else paid,
+        )
+
+
+def _lanes(entries: Iterable[Entry]) -> Iterator[LaneRow]:
+    by_lane: dict[Source, list[Entry]] = {}
+    for entry in entries:
+        by_lane.setdefault(entry.source, []).append(entry)
+    for lane in sorted(by_lane):
+        priced = [one for one in by_lane[lane] if one.priced]
+        yield LaneRow(
+            lane,
+            len(by_lane[lane]),
+            sum((one.list_price or Decimal(0) for one in priced), Decimal(0)),
+            sum((one.paid or Decimal(0) for one in priced), Decimal(0)),
         )
 
 

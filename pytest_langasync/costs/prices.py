@@ -19,7 +19,7 @@ from pytest_langasync.config import CLOCK
 from pytest_langasync.costs.own_prices import OwnPrices
 from pytest_langasync.costs.tools import UNITS, charged_calls
 from pytest_langasync.models import Request
-from pytest_langasync.providers import dialect, dialect_of, is_free
+from pytest_langasync.providers import dialect, dialect_of, halves_batches, is_free
 
 if TYPE_CHECKING:
     from genai_prices import Usage as LibraryUsage
@@ -66,7 +66,10 @@ class Cost:
 
     usage: Usage | None = None
     list_price: Decimal | None = None
+    """In real time, by the tier that served."""
     batch_price: Decimal | None = None
+    standard_price: Decimal | None = None
+    """In real time, by the standard tier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ class PriceBook:
                 also where the answer came as a batch and names another.
         """
         if is_free(provider, endpoint):
-            return Cost(Usage(), Decimal(0), Decimal(0))
+            return Cost(Usage(), Decimal(0), Decimal(0), Decimal(0))
         extracted = _extract(provider, endpoint, body)
         if extracted is None:
             return Cost()
@@ -142,10 +145,12 @@ class PriceBook:
         if name is None or context is None or fees is None:
             return Cost(_own_usage(extracted))
         used = tuple(counts.items())
+        standard = tuple(pair for pair in context if pair[0] != "service_tier")
         return Cost(
             _own_usage(extracted),
             _plus(fees, self._price(provider, name, used, context, at // 60)),
             _plus(fees, self._price(provider, name, used, _BATCH, at // 60)),
+            _plus(fees, self._price(provider, name, used, standard, at // 60)),
         )
 
     def _tool_fees(self, calls: Mapping[str, int], counts: dict[str, Any]) -> Decimal | None:
@@ -191,6 +196,13 @@ class PriceBook:
             price(upper, _BATCH),
         )
 
+    def may_have_tier(self, provider: str, model: str, tier: str) -> bool:
+        """Return whether a model may have a tier of service: surely not where its price is known,
+        and none is for the tier."""
+        found = self._find(provider, model)
+        now = datetime.fromtimestamp(CLOCK.now(), UTC)
+        return found is None or _published(*found, {"service_tier": tier}, now)
+
     def _served(self, provider: str, asked: str, body: Any) -> str | None:
         """Name the priced model that served; an unknown dated snapshot has its alias's price."""
         served = body.get("model") or asked
@@ -219,7 +231,7 @@ class PriceBook:
             return None
         if _published(*found, dict(context), when):
             return _library_price(*found, used, context, when)
-        if context == _BATCH and provider == "openai" and _published(*found, {}, when):
+        if context == _BATCH and halves_batches(provider) and _published(*found, {}, when):
             tokens = tuple(one for one in used if one[0] not in UNITS.values())
             listed = _library_price(*found, tokens, (), when)
             whole = _library_price(*found, used, (), when)

@@ -28,7 +28,8 @@ class Access:
 
     def remember(self, wire: Wire, called: Called) -> Credentials:
         """Return the credentials of a call that is on the stack, and keep who makes it in mind."""
-        headers = {name.lower(): value for name, value in wire.headers.items()}
+        sent = {name.lower(): value for name, value in wire.headers.items()}
+        headers = {**sent, **called.headers}
         found = called.provider.credentials(headers, called.base_url)
         account = found.account
         if account not in self._ways:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from pytest_langasync.models import MissingCall, Request, Target
 from pytest_langasync.providers import dialect_of
 
 if TYPE_CHECKING:
-    from pytest_langasync.cache.store import Store
+    from pytest_langasync.lanes import RunContext
 
 __all__ = ["Budget"]
 
@@ -29,19 +29,21 @@ class _Commitment:
 
 
 class Budget:
-    """Estimates recorded calls and keeps a run within ``limit``. Money is in USD.
+    """Estimates recorded calls and keeps a run within its limit. Money is in USD.
 
     What was sent counts with its upper bound until its answer, and so its price, is known.
-    ``started_at`` is when the run began, in seconds since the epoch.
+    ``option`` returns what a person calls a setting.
     """
 
     def __init__(
-        self, store: Store, prices: PriceBook, limit: float | None, started_at: float
+        self, context: RunContext, prices: PriceBook, option: Callable[[str], str]
     ) -> None:
-        self._store = store
+        limit = context.settings.max_cost
+        self._store = context.store
         self._prices = prices
         self._limit = None if limit is None else Decimal(str(limit))
-        self._started_at = started_at
+        self._started_at = context.started_at
+        self._option = option("max_cost")
         self._spent = Decimal(0)
         self._open: dict[str, _Commitment] = {}
 
@@ -58,8 +60,8 @@ class Budget:
                 request = replace(request, body=body)
             yield pending, self._prices.estimate(request)
 
-    def check(self, fresh: Sequence[MissingCall]) -> None:
-        """Commit the calls of a wave, all of them still to be bought.
+    def check(self, fresh: Sequence[MissingCall], lane: str = "batch") -> None:
+        """Commit calls that are about to be bought by a lane.
 
         Raises:
             ConfigurationError: the run, with this wave, may cost more than the limit, or no upper
@@ -70,7 +72,9 @@ class Budget:
         wave: dict[str, _Commitment] = {}
         for pending, estimate in self.estimates(fresh):
             request = self._request(pending)
-            wave[pending.key] = self._bounded(request, estimate, estimate.batch_upper)
+            # What the flex tier serves may be the standard one.
+            upper = estimate.batch_upper if lane == "batch" else estimate.list_upper
+            wave[pending.key] = self._bounded(request, estimate, upper)
         self._commit(wave, self._limit)
 
     def check_now(self, key: str, request: Request) -> None:
@@ -88,7 +92,7 @@ class Budget:
         if already + more > limit:
             what = f"The next {len(calls):,} requests were" if len(calls) > 1 else "A request was"
             raise ConfigurationError(
-                f"--langasync-max-cost: this run may cost up to ${already + more:.4f}, above "
+                f"{self._option}: this run may cost up to ${already + more:.4f}, above "
                 f"${limit:.4f}. {what} not sent; what was bought before stays in the cache"
             )
         self._open.update(calls)
@@ -115,7 +119,7 @@ class Budget:
     def _bounded(self, request: Request, estimate: Estimate, upper: Decimal | None) -> _Commitment:
         if upper is None:
             raise ConfigurationError(
-                f"--langasync-max-cost: no upper bound is known for {request.model!r}: "
+                f"{self._option}: no upper bound is known for {request.model!r}: "
                 f"{_why_unbounded(estimate)}, or leave the option away. Nothing was sent for it"
             )
         return _Commitment(upper, request.target, request.model)

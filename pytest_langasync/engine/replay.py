@@ -25,6 +25,7 @@ from pytest_langasync.models import (
     AttemptOptions,
     Call,
     MissingCall,
+    Outgoing,
     Request,
     canonical_json,
     is_success,
@@ -33,6 +34,7 @@ from pytest_langasync.providers import dialect_of
 
 if TYPE_CHECKING:
     from pytest_langasync.engine.memory import Memory
+    from pytest_langasync.interception.wire import Fail
     from pytest_langasync.lanes import RunContext
 
 __all__ = ["Attempt", "Difference", "Replay", "ReplayRules", "SendNow"]
@@ -67,6 +69,8 @@ class ReplayRules:
 
     not_before: float = 0.0
     """What was bought before that does not count."""
+    renewed: Callable[[str], float] = lambda owner: 0.0
+    """Returns the same moment for one owner alone."""
     errors_not_before: float = 0.0
     """Nor do errors that came before that."""
     key_owner: Callable[[str], str] | None = None
@@ -94,7 +98,12 @@ class Replay:
         self.started_at = context.started_at
         self.silent = settings.silent
         """Whether nothing at all may be sent: offline, or for an estimate."""
-        self.realtime = settings.realtime
+        self.lane = settings.stages[0].lane
+        """How calls get their answers, unless their test says otherwise."""
+        self.failed: dict[str, Fail] = {}
+        """What the network failed with, for calls that got no answer by themselves."""
+        self._in_place = settings.concurrency == 1
+        self._urgent: frozenset[str] = frozenset()
         self.match_tokens = settings.match_generated_ids
         """Whether an answer may serve a request that differs from its own only in generated
         identifiers."""
@@ -104,8 +113,6 @@ class Replay:
         """Failures for no fault of the request's that came before are no answers: whoever was to
         send it again did not get round to it."""
         self._refusals = context.refusals
-        self.urgent: frozenset[str] = frozenset()
-        """Owners whose missing calls may be sent in real time in this pass."""
         self.served: set[str] = set()
         """Keys of all answers that this run has used."""
         self.kept = Kept()
@@ -117,7 +124,9 @@ class Replay:
     def has(self, key: str, owner: str) -> bool:
         """Whether a stored answer may still serve: not too old; an error only for one verdict."""
         entry = self.store.peek(key)
-        if entry is None or entry.age[0] < self._rules.not_before:
+        if entry is None:
+            return False
+        if entry.age[0] < max(self._rules.not_before, self._rules.renewed(owner)):
             return False
         if not entry.ok and entry.received_at < self._rules.errors_not_before:
             return False
@@ -131,15 +140,41 @@ class Replay:
                 return False
         return entry.ok or self.store.in_flight(key) is None
 
+    def cancelled(self, moment: float) -> None:
+        """Note that what was cancelled before that moment (since the epoch) has no answer."""
+        self._retries_not_before = max(self._retries_not_before, moment)
+
     def refused(self, request: Request) -> bool:
         """Whether no batch takes a request."""
         return self._refusals is not None and bool(self._refusals.of_request(request))
 
-    def send_now(self, urgent: Iterable[str], cancelled_at: float) -> None:
-        """Let these owners send in real time in the next pass; what was cancelled before that
-        moment (since the epoch) has no answer."""
-        self.urgent = frozenset(urgent)
-        self._retries_not_before = max(self._retries_not_before, cancelled_at)
+    def send_in_place(self) -> None:
+        """Send the calls of the lane ``realtime`` as tests make them: somebody watches them."""
+        self._in_place = True
+
+    def is_direct(self, options: AttemptOptions) -> bool:
+        """Whether the calls of an attempt are sent by themselves, not in batches."""
+        return (options.lane or self.lane) != "batch"
+
+    def send_in_place_now(self, keys: Iterable[str]) -> None:
+        """Let tests send these missing calls themselves in the next pass: nobody else can."""
+        self._urgent = frozenset(keys)
+
+    def goes_in_place(self, call: Call, options: AttemptOptions, outgoing: Outgoing | None) -> bool:
+        """Whether a call is sent as its test makes it, although a batch could take it."""
+        if options.realtime or call.key in self._urgent:
+            return True
+        if self.is_direct(options):
+            realtime = (options.lane or self.lane) == "realtime"
+            return outgoing is None or (realtime and self._in_place)
+        return outgoing is None and self.refused(call.request)
+
+    def can_go_on(self, call: MissingCall) -> bool:
+        """Whether an attempt that missed this call would get further now."""
+        if self.has(call.key, call.owner) or call.key in self.failed or call.key in self._urgent:
+            return True
+        refusals = self._refusals
+        return call.outgoing is None and refusals is not None and bool(refusals.of_missing(call))
 
     def key_owner(self, owner: str) -> str:
         """The owner as it enters the key of an answer."""
@@ -210,10 +245,12 @@ class Attempt:
         *,
         streamed: bool = False,
         now: bool = False,
-    ) -> Answer | SendNow | None:
+        outgoing: Outgoing | None = None,
+    ) -> Answer | SendNow | Fail | None:
         """Return the answer, or how to get it now, or None when the caller has to be parked.
 
-        ``now`` marks a request that no batch can take.
+        ``now`` marks a request that no batch can take. ``outgoing`` is how it can be sent later by
+        itself; None: it cannot.
         """
         with self._lock:
             if self.closed:
@@ -222,16 +259,18 @@ class Attempt:
             request = dataclasses.replace(request, body=body, secrets=secrets)
             slot = (self.scope, request.identity)
             call = self._call(request, streamed, slot)
-            live = (now or self._in_real_time(call)) and not self.replay.silent
+            live = self._goes_now(call, now, outgoing) and not self.replay.silent
             answer = self._answer(call, slot, live)
             if answer is not None:
                 return self._serve(call, answer, slot, caller)
+            if failed := self.replay.failed.get(self._bought_as(call)):
+                return failed
             if not self.replay.silent and self._names_what_is_gone(call):
                 caller.park()
                 return None
             if live and self.replay.may_send(call):
                 return self._send_now(call, slot)
-            self._park(call, slot, caller)
+            self._park(call, slot, caller, outgoing)
             return None
 
     def keep(self, request: Request, caller: CallContext) -> Answer | SendNow | None:
@@ -318,17 +357,19 @@ class Attempt:
         self.parks += bool(gone)
         return bool(gone)
 
-    def _park(self, call: Call, slot: _Slot, caller: CallContext) -> None:
+    def _park(
+        self, call: Call, slot: _Slot, caller: CallContext, outgoing: Outgoing | None = None
+    ) -> None:
         self.parks += 1
         if not caller.parked:
-            self._record(call, slot, caller)
+            self._record(call, slot, caller, outgoing)
         caller.park()
 
-    def _in_real_time(self, call: Call) -> bool:
+    def _goes_now(self, call: Call, now: bool, outgoing: Outgoing | None) -> bool:
         replay = self.replay
-        if self.scope in replay.urgent:
-            return replay.store.in_flight(call.key) is None
-        return self.options.realtime or replay.realtime or replay.refused(call.request)
+        if now and not (outgoing is not None and replay.is_direct(self.options)):
+            return True
+        return replay.goes_in_place(call, self.options, outgoing)
 
     def _call(self, request: Request, streamed: bool, slot: _Slot) -> Call:
         resend = self._resend[slot]
@@ -416,6 +457,7 @@ class Attempt:
                 received_at=now,
                 failed=hidden,
                 headers=headers,
+                lane="realtime",
             )
             if answer.ok and not is_final(body):
                 self.replay.kept.hold(call, slot[0], answer)
@@ -430,7 +472,9 @@ class Attempt:
 
         return SendNow(call, record)
 
-    def _record(self, call: Call, slot: _Slot, caller: CallContext) -> None:
+    def _record(
+        self, call: Call, slot: _Slot, caller: CallContext, outgoing: Outgoing | None
+    ) -> None:
         self._counts[slot] = call.occurrence + 1
         request, key = call.request, self._bought_as(call)
         if not caller.has_new_answers:
@@ -445,6 +489,7 @@ class Attempt:
             inputs=dialect_of(request.target).inputs(request.body),
             options=self.options,
             secrets=request.secrets,
+            outgoing=outgoing,
         )
         self.missing[key] = pending
         self.replay.store.spool(pending, request.body)

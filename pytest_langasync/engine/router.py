@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pytest_langasync import providers
 from pytest_langasync.costs.ledger import Ledger
@@ -16,9 +16,9 @@ from pytest_langasync.engine.kept import is_final, pretended_deletion
 from pytest_langasync.engine.replay import Attempt, SendNow
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.context import CallContext
-from pytest_langasync.interception.wire import Decision, Park, Reply, Send, Wire
-from pytest_langasync.models import Answer, Request, Target, digest, is_success
-from pytest_langasync.providers.hosts import detour
+from pytest_langasync.interception.wire import Decision, Fail, Park, Reply, Send, Wire
+from pytest_langasync.models import Answer, Outgoing, Request, Target, digest, is_success
+from pytest_langasync.providers.hosts import PLAYED, detour
 from pytest_langasync.providers.model_calls import ModelCalls
 
 __all__ = ["CallRouter"]
@@ -38,8 +38,12 @@ class _Heard:
     """The body of a streamed call as it was."""
     why_now: str
     """Why no batch can take it, or an empty string."""
+    may_be_kept: bool = True
+    """Whether it may be sent later, by itself: it does not depend on what was done before it."""
     played: bool = True
     """Whether the sandbox, where there is one, has its model."""
+    plain_url: str = ""
+    """Where the same call goes that is not streamed, where that is elsewhere."""
 
 
 class CallRouter:
@@ -85,9 +89,12 @@ class CallRouter:
             caller,
             streamed=call.streamed is not None,
             now=bool(call.why_now),
+            outgoing=_outgoing(wire, call),
         )
         if outcome is None:
             return Park(f"{request.model or request.target.endpoint}: waiting for its batch")
+        if isinstance(outcome, Fail):
+            return outcome
         if isinstance(outcome, SendNow):
             if call.why_now:
                 self.ledger.passed(urlsplit(request.target.base_url).netloc, call.why_now)
@@ -130,7 +137,12 @@ class CallRouter:
         if not self.local_url:
             return None
         called = self._called(wire)
-        url = self.local_url + called.endpoint if called else detour(self.local_url, wire.url)
+        played = called is not None and self._plays(called)
+        url = (
+            self.local_url + called.endpoint
+            if called and played
+            else detour(self.local_url, wire.url)
+        )
         return Send(lambda came: came, url=url) if url else None
 
     def _translate(self, wire: Wire) -> _Heard | None:
@@ -139,7 +151,7 @@ class CallRouter:
             body = json.loads(wire.content)
         except ValueError:
             body = None
-        if called is not None and isinstance(body, dict):
+        if called is not None and isinstance(body, dict) and self._plays(called):
             return self._batchable(wire, called, body)
         if wire.method == "POST" and self._model_calls.matches(wire.url):
             # The sandbox itself says what it does not serve: no answer of a model.
@@ -157,15 +169,16 @@ class CallRouter:
         body = payloads.request_body(wire.content, headers.get("content-type", ""))
         target = Target(call.provider, call.base_url, call.endpoint, identity)
         request = Request(target, body, model_in_path=call.model or call.endpoint)
-        return _Heard(request, None, "no batch takes such calls", played=False)
+        return _Heard(request, None, "no batch takes such calls", may_be_kept=False, played=False)
 
     def _batchable(self, wire: Wire, called: providers.Called, body: Mapping[str, Any]) -> _Heard:
         provider = called.provider
         self._model_calls.called_at(called.base_url)
         headers = {name.lower(): value for name, value in wire.headers.items()}
         identity = provider.identity_headers(headers)
-        asked = set(parse_qsl(urlsplit(wire.url).query, keep_blank_values=True))
-        query = sorted(asked - provider.empty_query)
+        url = urlsplit(wire.url)
+        asked = set(parse_qsl(url.query, keep_blank_values=True)) - provider.empty_query
+        query = sorted(pair for pair in asked if pair[0] not in provider.query_keys)
         if query:  # it may hold a key
             identity += (("query", digest(query)),)
         target = Target(
@@ -175,10 +188,20 @@ class CallRouter:
             identity,
             self._access.remember(wire, called),
         )
-        request = Request(target, called.dialect.strip_stream(body))
-        why_now = provider.rejected(request) or ("a batch takes no query string" if query else "")
-        streamed = body if body.get("stream") else None
-        return _Heard(request, streamed, why_now)
+        model = called.dialect.model(called.endpoint)
+        request = Request(target, called.dialect.strip_stream(body), model)
+        rejected = provider.rejected(request)
+        return _Heard(
+            request,
+            called.dialect.streamed(url.path, dict(parse_qsl(url.query)), body),
+            rejected or ("a batch takes no query string" if query else ""),
+            may_be_kept=not rejected,
+            plain_url=_plain_url(called, wire.url),
+        )
+
+    def _plays(self, called: providers.Called) -> bool:
+        """Whether, where there is a sandbox, it has the batches of this provider."""
+        return not self.local_url or called.provider.name in PLAYED
 
     def _called(self, wire: Wire) -> providers.Called | None:
         """Return whose model is called, and where; None for anything but a call."""
@@ -202,7 +225,25 @@ class CallRouter:
         if streamed is None:  # as it is: it may have been signed
             return Send(record, url=url)
         content = json.dumps(request.body, ensure_ascii=False, separators=(",", ":"))
-        return Send(record, content.encode("utf-8", "surrogatepass"), url)
+        return Send(record, content.encode("utf-8", "surrogatepass"), url or heard.plain_url)
+
+
+def _outgoing(wire: Wire, call: _Heard) -> Outgoing | None:
+    """Return how a call can be sent later, without its stream; None where its way is not known."""
+    known = call.may_be_kept and call.request.target.credentials.network is not None
+    if not known or wire.outgoing is None:
+        return None
+    url = call.plain_url if call.streamed is not None else ""
+    return replace(wire.outgoing, url=url) if url else wire.outgoing
+
+
+def _plain_url(called: providers.Called, url: str) -> str:
+    """Return where a call goes that is not streamed, where the path says which it is."""
+    here, plain = urlsplit(url), urlsplit(f"{called.base_url}{called.endpoint}")
+    if here.path == plain.path:
+        return ""
+    query = [pair for pair in parse_qsl(here.query) if pair not in called.provider.empty_query]
+    return plain._replace(query=urlencode(query)).geturl()
 
 
 def reply_to(request: Request, answer: Answer, stream_body: Mapping[str, Any] | None) -> Reply:

@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pytest_langasync import providers
@@ -33,10 +33,14 @@ from pytest_langasync.interception.clients import Interceptor
 from pytest_langasync.interception.concurrency import ConcurrencyTracker
 from pytest_langasync.interception.forks import ForkGuard
 from pytest_langasync.interception.tracing import TraceBuffer
+from pytest_langasync.interception.transports import Transports
+from pytest_langasync.interception.wire import Reply
 from pytest_langasync.lanes import RunContext
 from pytest_langasync.lanes.batch.batcher import Batcher, Policy
+from pytest_langasync.lanes.direct import DirectLane
 from pytest_langasync.lanes.refusals import NO_BATCH_API, Refusals
 from pytest_langasync.models import AttemptOptions, Call, Event, MissingCall, Refusal, Request
+from pytest_langasync.providers import model_calls
 from pytest_langasync.providers.model_calls import ModelCalls
 
 __all__ = ["Front", "Run"]
@@ -57,6 +61,10 @@ class Front:
     """Base URL of a sandbox that runs already."""
     sandbox_reply: Callable[[Any], Any] | None = None
     """Answers in the place of the sandbox that this run starts."""
+    suite: str = ""
+    """What names it at its providers; empty: the project."""
+    option: Callable[[str], str] = lambda name: f"--langasync-{name.replace('_', '-')}"
+    """Returns what a person calls a setting, for errors that speak of it."""
     allow: Callable[[str, Request], None] | None = None
     """Where another process keeps the budget: raises ``ConfigurationError`` when a call, given with
     its key, may not be sent in real time."""
@@ -73,7 +81,7 @@ class Run:
         self.started_at = CLOCK.now() if front.started_at is None else front.started_at
         self._front = front
         self._notify = front.notify
-        prices = PriceBook(OwnPrices(settings.prices))
+        self.prices = prices = PriceBook(OwnPrices(settings.prices))
         self.ledger = Ledger(self.started_at, prices)
         self.store = Store(
             settings.cache,
@@ -87,17 +95,20 @@ class Run:
             self.store,
             settings,
             self.started_at,
-            suite_of(settings.rootdir),
+            front.suite or suite_of(settings.rootdir),
             front.notify,
             front.tick,
             self.hosts.connect,
             self.refusals,
         )
-        self.budget = Budget(self.store, prices, settings.max_cost, self.started_at)
+        self.budget = Budget(self.context, prices, front.option)
         self._allow = front.allow or self.budget.check_now
         self.refused = ""
         """Why nothing more may be sent in this run, once something stands in the way."""
         self._waves = 0
+        self._transports = Transports()
+        self._without_flex: set[tuple[str, str, str]] = set()
+        """Provider, base URL and model of what was refused in the flex tier."""
         self._is_open = False
         self._placeholders: list[str] = []
         self._lacking, self._used = set[str](), set[str]()
@@ -106,7 +117,7 @@ class Run:
             self.concurrency, self.ledger, ModelCalls(settings.model_calls), self.hosts.access
         )
         self._forks = ForkGuard(self._router, self.concurrency, self.ledger.passed, settings.silent)
-        self._interceptor = Interceptor(self._forks, self.concurrency)
+        self._interceptor = Interceptor(self._forks, self.concurrency, guards=not settings.silent)
         self._attempt: Attempt | None = None
         self._traces = TraceBuffer(self._is_parked)
 
@@ -134,12 +145,15 @@ class Run:
         self.memory = Memory(self.context)
         self.replay = Replay(self.context, self.memory, rules or ReplayRules(), self._may_send)
         self.batcher = Batcher(self.context, Policy.of(settings, self.started_at))
+        self.direct = DirectLane(self.context, self._transmit)
         self._is_open = True
         if settings.sandbox and not self.hosts.local_url:
             self.hosts.start_sandbox(settings, self._front.sandbox_reply)
         self._router.local_url = self.hosts.local_url
         if settings.sandbox or self.replay.silent:
             self._placeholders = providers.set_placeholder_keys()
+        if self.replay.silent:
+            self._placeholders += model_calls.set_placeholder_keys()
 
     def patch(self) -> None:
         """Begin to catch the calls of attempts."""
@@ -159,7 +173,9 @@ class Run:
         while self._placeholders:
             os.environ.pop(self._placeholders.pop(), None)
         if self._is_open:
+            self.direct.stop()
             self.batcher.close()
+            self._transports.close()
         self._is_open = False
         self.store.close()
         self.hosts.stop()
@@ -280,16 +296,71 @@ class Run:
         """
         if self.refused:
             raise ConfigurationError(self.refused)
-        batchable = [p for p in missing_calls if self._batchable(p)]
+        batchable = [call for call in missing_calls if self.batchable(call)]
+        unpaid = [call for call in batchable if not self.paid_for(call)]
         self.tell_request_changes(batchable)
-        self.budget.check([p for p in batchable if not self.paid_for(p)])
-        owners = self.memory.note_purchase(batchable)  # written down before it is bought
+        self.budget.check(unpaid)
+        if self._note_purchase(batchable):
+            self.batcher.submit(batchable, valid=self._still_counts(batchable))
+
+    def send(
+        self,
+        calls: Sequence[MissingCall],
+        lane: Literal["flex", "realtime"],
+        until: float | None = None,
+    ) -> None:
+        """Begin to send these by themselves; ``until`` is when the lane's time is up, by the run's
+        timer.
+
+        Raises:
+            ConfigurationError: the cost guard refuses.
+            CacheError: the cache cannot be written.
+        """
+        self.tell_request_changes(calls)
+        self.budget.check(calls, lane)
+        self._note_purchase(calls)
+        self.direct.send(calls, lane, until)
+
+    def _note_purchase(self, calls: Sequence[MissingCall]) -> bool:
+        """Write down what is about to be bought, and tell it; return whether there is anything."""
+        owners = self.memory.note_purchase(calls)
         if owners:
             self._waves += 1
             tests = f"{owners:,} test{'' if owners == 1 else 's'}"
             where = f"wave {self._waves}, {tests}"
-            self._notify(Event("gathered", requests=len(batchable), message=where))
-            self.batcher.submit(batchable, valid=self._still_counts(batchable))
+            self._notify(Event("gathered", requests=len(calls), message=where))
+        return owners > 0
+
+    def _transmit(self, call: MissingCall, content: bytes, patience: float | None) -> Reply:
+        """Send a call the way that its client would have sent it."""
+        local, outgoing = self.hosts.local_url, call.outgoing
+        assert outgoing is not None
+        if local:
+            url = local + call.target.endpoint
+            return self._transports.send(outgoing, content, None, patience=patience, url=url)
+        way = self.hosts.access.live(call.target.credentials)
+        return self._transports.send(outgoing, content, way, patience=patience)
+
+    def has_flex(self, call: MissingCall) -> bool:
+        """Whether a call may be tried in the flex tier, as far as is known."""
+        if (*call.target.host, call.model) in self._without_flex:
+            return False
+        provider = providers.by_name(call.target.provider)
+        request = Request(call.target, self.store.spooled(call.key), call.model)
+        return provider.in_flex(request) is not None and self.prices.may_have_tier(
+            call.target.provider, call.model, "flex"
+        )
+
+    def has_no_flex(self, call: MissingCall) -> None:
+        """Note that the provider refused the flex tier for a call's model."""
+        self._without_flex.add((*call.target.host, call.model))
+
+    def batches_in_doubt(self, calls: Iterable[MissingCall]) -> bool:
+        """Whether some of these are part of a running job, or may be, as far as the cache tells."""
+        keys = {call.key for call in calls}
+        return any(self.store.in_flight(key) for key in keys) or any(
+            keys & self.store.intents.keys(intent.nonce) for intent in self.store.intents
+        )
 
     def lacks_key(self, error: BaseException) -> bool:
         """Whether a test ended because an SDK has no key; then nothing can be sent for it."""
@@ -315,12 +386,7 @@ class Run:
 
     def answered(self, missing_calls: Iterable[MissingCall]) -> bool:
         """Whether an attempt that missed these can go on now."""
-        return all(
-            bool(self.refusals.of_missing(p))
-            or p.owner in self.replay.urgent
-            or self.replay.has(p.key, p.owner)
-            for p in missing_calls
-        )
+        return all(map(self.replay.can_go_on, missing_calls))
 
     def attach(self, job_id: str, missing_calls: Iterable[MissingCall]) -> None:
         """Attach to a job by its ID, with the key that the missing calls carried.
@@ -359,7 +425,7 @@ class Run:
 
     def look_up(self, missing_calls: Iterable[MissingCall]) -> frozenset[str]:
         """Wait for what of these was bought already; return what may have been. As ``wave``."""
-        batchable = [pending for pending in missing_calls if self._batchable(pending)]
+        batchable = [pending for pending in missing_calls if self.batchable(pending)]
         return self.batcher.look_up(batchable, valid=self._still_counts(batchable))
 
     def tell_request_changes(self, missing_calls: Iterable[MissingCall]) -> None:
@@ -369,7 +435,12 @@ class Run:
         ):
             self._notify(Event("changed", message=line))
 
-    def _batchable(self, pending: MissingCall) -> bool:
+    def batchable(self, pending: MissingCall) -> bool:
+        """Whether a batch takes a call, as far as is known; its host is asked once.
+
+        Raises:
+            ProviderError: the host could not be asked.
+        """
         if self.refusals.of_missing(pending):
             return False
         if not (has_one := self.hosts.has_batch_api(pending.target)):

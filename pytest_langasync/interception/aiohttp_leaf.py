@@ -14,7 +14,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from pytest_langasync.interception.senders import network
-from pytest_langasync.interception.wire import Reply, Send, Way, Wire
+from pytest_langasync.interception.wire import Fail, Reply, Send, Way, Wire
+from pytest_langasync.models import Outgoing
 
 __all__ = ["AiohttpCall"]
 
@@ -57,7 +58,26 @@ class AiohttpCall:
     async def wire(self) -> Wire:
         """See ``LeafCall``."""
         content = await self._content()
-        return Wire(self.method, self.url, self.path, self._headers(), content, self.way)
+        headers = self._headers()
+        outgoing = Outgoing.of(self.method, self.url, headers, self._timeout())
+        return Wire(self.method, self.url, self.path, headers, content, self.way, outgoing)
+
+    def _timeout(self) -> dict[str, float | None]:
+        given = self._kwargs.get("timeout")
+        limits: Any = given if hasattr(given, "sock_read") else self._session.timeout
+        whole = getattr(limits, "total", None)
+        return {
+            "connect": limits.sock_connect or limits.connect or whole,
+            "read": limits.sock_read or whole,
+            "write": whole,
+        }
+
+    def failure(self, failed: Fail) -> Exception:
+        """See ``LeafCall``."""
+        late = failed.kind.endswith("Timeout")
+        kind = self._library.ServerTimeoutError if late else self._library.ClientConnectionError
+        error: Exception = kind(failed.message)
+        return error
 
     def way(self) -> Way | None:
         """See ``LeafCall``; None where the environment's proxies count."""

@@ -24,6 +24,7 @@ from pytest_langasync.interception.patches import ImportWatcher
 from pytest_langasync.interception.urllib3_leaf import Urllib3Call
 from pytest_langasync.interception.wire import (
     AsyncLeafCall,
+    Fail,
     LeafCall,
     Park,
     Router,
@@ -38,10 +39,17 @@ LIBRARIES = ("httpx", "httpx2", "aiohttp", "urllib3")
 
 
 class Interceptor:
-    """Patches each leaf once, as soon as its library is imported: nothing is imported for it."""
+    """Patches each leaf once, as soon as its library is imported: nothing is imported for it.
 
-    def __init__(self, router: Router, concurrency: ConcurrencyTracker) -> None:
+    ``guards`` says whether a call fails where sockets are taken away from it, as in real time.
+    Where nothing is ever sent, a guard only proves that.
+    """
+
+    def __init__(
+        self, router: Router, concurrency: ConcurrencyTracker, *, guards: bool = True
+    ) -> None:
         self._router = router
+        self._guards = guards
         self._concurrency = concurrency
         self._installed = False
         self._patched: list[tuple[type, str, Any, Any]] = []
@@ -63,6 +71,7 @@ class Interceptor:
         for owner, name, original, replacement in reversed(self._patched):
             if vars(owner).get(name) is replacement:
                 setattr(owner, name, original)
+            _replace_saved(replacement, original)
         self._patched.clear()
 
     def _patch(self, library: ModuleType) -> None:
@@ -77,6 +86,7 @@ class Interceptor:
             replacement = functools.wraps(original)(wrap(call))
             setattr(owner, name, replacement)
             self._patched.append((owner, name, original, replacement))
+            _replace_saved(original, replacement)
 
     def _sync(self, make: Callable[..., LeafCall]) -> Callable[..., Any]:
         def leaf(*args: Any, **kwargs: Any) -> Any:
@@ -86,6 +96,8 @@ class Interceptor:
                 return call.pass_on()
             if isinstance(decision, Park):
                 raise self._concurrency.parked(decision.message)
+            if isinstance(decision, Fail):
+                raise call.failure(decision)
             if isinstance(decision, Send):
                 with untouched():
                     came = call.send(decision)
@@ -104,6 +116,8 @@ class Interceptor:
                 if decision.hold:
                     await self._concurrency.hold()
                 raise self._concurrency.parked(decision.message)
+            if isinstance(decision, Fail):
+                raise call.failure(decision)
             if isinstance(decision, Send):
                 with untouched():
                     came = await call.send(decision)
@@ -117,9 +131,23 @@ class Interceptor:
             return False
         if not self._router.concerns(call.method, call.url, call.path) or call.mocked():
             return False
+        if not self._guards:
+            return True
         parts = urlsplit(call.url)
         port = parts.port or (80 if parts.scheme == "http" else 443)
         return not sockets.are_closed_to(parts.hostname or "", port)
+
+
+def _replace_saved(old: Any, new: Any) -> None:
+    """Replace a leaf where VCR keeps it to record with: else it records past everything.
+
+    Relies on ``vcr.patch`` keeping what it found when it was imported;
+    ``test_a_cassette_that_records`` would notice a change.
+    """
+    keeper = sys.modules.get("vcr.patch")
+    for name, value in list(vars(keeper).items()) if keeper is not None else ():
+        if value is old:
+            setattr(keeper, name, new)
 
 
 def _leaves(library: ModuleType) -> Iterator[tuple[type, str, Callable[..., Any]]]:

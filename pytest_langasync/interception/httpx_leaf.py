@@ -11,11 +11,14 @@ from types import ModuleType
 from typing import Any
 
 from pytest_langasync.interception.senders import network
-from pytest_langasync.interception.wire import Reply, Send, Way, Wire, answers_itself
+from pytest_langasync.interception.wire import Fail, Reply, Send, Way, Wire, answers_itself
+from pytest_langasync.models import Outgoing
 
 __all__ = ["AsyncHttpxCall", "HttpxCall"]
 
 OWN = frozenset({"httpcore", "httpcore2"})
+BACKENDS = frozenset({"AnyIOBackend", "AutoBackend", "SyncBackend", "TrioBackend"})
+"""httpcore's own ways to open a connection. Another one is somebody's own."""
 LENGTHS = ("content-length", "transfer-encoding")
 
 
@@ -38,7 +41,18 @@ class _Call:
 
     def _wire(self, content: bytes) -> Wire:
         headers = dict(self._request.headers)
-        return Wire(self.method, self.url, self.path, headers, content, self.way)
+        outgoing = None
+        backend = getattr(getattr(self._transport, "_pool", None), "_network_backend", None)
+        if type(backend).__name__ in BACKENDS:
+            timeout = self._request.extensions.get("timeout", {})
+            outgoing = Outgoing.of(self.method, self.url, headers, timeout)
+        return Wire(self.method, self.url, self.path, headers, content, self.way, outgoing)
+
+    def failure(self, failed: Fail) -> Exception:
+        """See ``LeafCall``."""
+        kind = getattr(self._library, failed.kind, self._library.TransportError)
+        error: Exception = kind(failed.message, request=self._request)
+        return error
 
     def way(self) -> Way | None:
         """Read the connection pool.
@@ -136,7 +150,7 @@ class AsyncHttpxCall(_Call):
         request = self._changed(decision)
         if not decision.url:
             return await self._read(await self._original(self._transport, request))
-        # A transport of its own: the caller's may lead through a proxy, and none may be kept,
+        # A transport of its own: the caller's may lead through a proxy, and none may be outgoing,
         # because each belongs to the event loop it was first used in.
         async with self._library.AsyncHTTPTransport(verify=False, trust_env=False) as direct:
             return await self._read(await self._original(direct, request))

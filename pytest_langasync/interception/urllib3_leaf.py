@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_langasync.interception.senders import network
-from pytest_langasync.interception.wire import MOCKING, Reply, Send, Way, Wire
+from pytest_langasync.interception.wire import MOCKING, Fail, Reply, Send, Way, Wire
 
 __all__ = ["Urllib3Call"]
 
@@ -112,6 +112,11 @@ class Urllib3Call:
                     self.method, decision.url, body=body, headers=headers, preload_content=False
                 )
             )
+
+    def failure(self, failed: Fail) -> Exception:
+        """See ``LeafCall``."""
+        error: Exception = self._library.exceptions.ProtocolError(failed.message)
+        return error
 
     def respond(self, reply: Reply) -> Any:
         """See ``LeafCall``."""

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pytest_langasync.models import Network
+from pytest_langasync.models import Network, Outgoing
 
 __all__ = [
     "AsyncLeafCall",
     "Decision",
+    "Fail",
     "LeafCall",
     "Park",
     "Reply",
@@ -69,6 +70,8 @@ class Wire:
     content: bytes = field(repr=False)
     way: Callable[[], Way | None] = field(default=lambda: None, repr=False)
     """Tells how it reaches its host, where that is known."""
+    outgoing: Outgoing | None = field(default=None, repr=False)
+    """What is needed to send it later, by its way; None: it can be sent at once only."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,16 @@ class Send:
     """Where to send it instead, without the caller's proxy, or an empty string."""
 
 
-Decision = Reply | Park | Send | None
+@dataclass(frozen=True)
+class Fail:
+    """Decision: it was sent already, and the network failed: the caller sees it fail so."""
+
+    kind: str
+    """The name of httpx's exception, such as ``ReadTimeout``."""
+    message: str
+
+
+Decision = Reply | Park | Send | Fail | None
 
 
 class Router(Protocol):
@@ -144,6 +156,9 @@ class LeafCall(Protocol):
     def respond(self, reply: Reply) -> Any:
         """Return a genuine response of the library."""
 
+    def failure(self, failed: Fail) -> Exception:
+        """Return the library's own exception for what the network failed with."""
+
 
 class AsyncLeafCall(Protocol):
     """The same for a library that does not block."""
@@ -169,6 +184,9 @@ class AsyncLeafCall(Protocol):
 
     async def respond(self, reply: Reply) -> Any:
         """See ``LeafCall.respond``."""
+
+    def failure(self, failed: Fail) -> Exception:
+        """See ``LeafCall.failure``."""
 
 
 def answers_itself(function: Any, own: frozenset[str]) -> bool:

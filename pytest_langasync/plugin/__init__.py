@@ -30,9 +30,9 @@ PLACEHOLDERS_KEY = pytest.StashKey[list[str]]()
 MISTAKES_KEY = pytest.StashKey[list[str]]()
 
 MARKER = (
-    "langasync(priority='normal', realtime=False, max_retries=None, chain=None, inputs=None, "
-    "scorer=None, repeats=1, min_pass_rate=1.0): run this LLM evaluation through the provider's "
-    "batch API when --langasync-batch is given"
+    "langasync(priority='normal', realtime=False, lane=None, max_retries=None, chain=None, "
+    "inputs=None, scorer=None, repeats=1, min_pass_rate=1.0): run this LLM evaluation "
+    "through the provider's batch API when --langasync-batch is given"
 )
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from types import FrameType
+
+from pytest_langasync.config import CLOCK
 
 __all__ = ["PatientInterrupts"]
 
@@ -40,7 +41,7 @@ class PatientInterrupts:
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         __tracebackhide__ = True
-        now = time.monotonic()
+        now = CLOCK.timer()
         if self._interrupted_at is None or now - self._interrupted_at > PATIENCE:
             self._interrupted_at = now
             signal.default_int_handler(signum, frame)

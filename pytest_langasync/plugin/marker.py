@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from pytest_langasync.config import LANES
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.models import AttemptOptions
 
@@ -20,7 +21,11 @@ class MarkerOptions:
     priority: Literal["high", "normal", "low"] = "normal"
     """The order in which jobs are created."""
     realtime: bool = False
-    """Send this test's calls at once, at list price; they are still recorded and cached."""
+    """Send this test's calls in place, as it makes them, at list price; they are still recorded and
+    cached. For tests that measure times, and for those that differ each time they run."""
+    lane: Literal["batch", "flex", "realtime"] | None = None
+    """How this test's calls get their answers, where not as the run's: with ``realtime`` and
+    ``flex`` they are gathered with those of other tests and sent side by side."""
     max_retries: int | None = None
     """How often a request that failed for no fault of its own is sent again."""
     chain: Any = None
@@ -37,7 +42,7 @@ class MarkerOptions:
     def attempt(self, sample: str = "") -> AttemptOptions:
         """Return what it says of each attempt; ``sample`` names one repeat of the test."""
         checked = AttemptOptions.of(priority=self.priority, max_retries=self.max_retries)
-        return replace(checked, realtime=self.realtime, sample=sample)
+        return replace(checked, realtime=self.realtime, lane=self.lane or "", sample=sample)
 
     @classmethod
     def merged(cls, marks: Iterable[Any]) -> MarkerOptions:
@@ -74,6 +79,14 @@ class MarkerOptions:
         AttemptOptions.of(**given)
         if not isinstance(keywords.get("realtime", False), bool):
             raise ConfigurationError(f"realtime={keywords['realtime']!r} is not True or False")
+        lane = keywords.get("lane")
+        if lane not in (None, *LANES):
+            raise ConfigurationError(f"lane={lane!r} is not one of 'batch', 'flex', 'realtime'")
+        if keywords.get("realtime") and lane:
+            raise ConfigurationError(
+                "realtime=True and lane=… contradict each other: the one sends in place, the other "
+                "gathers first"
+            )
         repeats = keywords.get("repeats", 1)
         if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
             raise ConfigurationError(f"repeats={repeats!r} is not a whole number of 1 or more")

@@ -1,7 +1,9 @@
 """Fixtures that call a model: whose calls these are, and whom a park in one of them reaches.
 
 pytest keeps a fixture's outcome for its other users: a test can be parked without a call of its
-own.
+own. This relies on ``FixtureDef.cached_result`` (value, key, exception), on ``FixtureDef.func``
+being looked up at each set-up, and on ``Function._fixtureinfo``: ``test_every_scope``,
+``test_asynchronous_ones`` and ``test_whoever_shares_a_parked_fixture_waits_for_its_calls`` see it.
 """
 
 from __future__ import annotations

@@ -248,6 +248,10 @@ class _LiveLogs:
 
 
 def _failed_subtests(config: pytest.Config) -> dict[Any, int]:
+    """Return pytest's own count of failed subtests by node ID, by which it fails their test.
+
+    It is raised at once, past the reports: ``test_verdicts_equal_those_of_real_time`` sees it.
+    """
     try:
         from _pytest.subtests import failed_subtests_key
     except ImportError:  # pytest before 9
@@ -257,7 +261,12 @@ def _failed_subtests(config: pytest.Config) -> dict[Any, int]:
 
 
 def resetter(item: pytest.Item) -> Callable[[], None]:
-    """Return a function that puts an item back into the state in which it is now."""
+    """Return a function that puts an item back into the state in which it is now.
+
+    Relies on what pytest keeps on an item: its captured output (``_report_sections``), a unittest's
+    outcome (``_excinfo``) and a method's object (``_instance``, ``_obj``):
+    ``test_only_the_last_attempt_is_captured``, ``test_verdicts_equal_those_of_real_time``.
+    """
     lists: tuple[list[Any], ...] = (item._report_sections, item.user_properties, item.own_markers)
     before = [list(one) for one in lists]
     restore_results = put_results_away(item)
@@ -335,7 +344,8 @@ def fail_run(session: pytest.Session, name: str, message: str) -> None:
     plugins = session.config.pluginmanager
     terminal = plugins.get_plugin("terminalreporter")
     # No test just ran: the terminal lists the failure, but has no letter and no progress to show,
-    # and there is nothing to run again.
+    # and there is nothing to run again. ``stats`` and the plugins' names are pytest's inner ones:
+    # ``test_repeats_and_a_gate`` and ``test_a_failed_gate_names_its_misses_and_lf_keeps_them``.
     named = (plugins.get_plugin(name) for name in ("lfplugin", "stepwiseplugin"))
     left_out = [plugin for plugin in (terminal, *named) if plugin is not None]
     plugins.subset_hook_caller("pytest_runtest_logreport", left_out)(report=report)

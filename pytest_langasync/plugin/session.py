@@ -340,6 +340,7 @@ class Session:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, T, T]:
+        # What pytest-asyncio and anyio do, too, before they run it: ``test_asynchronous_ones``.
         function = pyfuncitem.obj
         if self.attempt is None or not inspect.iscoroutinefunction(function):
             return (yield)

@@ -75,7 +75,11 @@ class Reporter:
 
     @property
     def terminal(self) -> Any:
-        """pytest's terminal reporter, or None (``-p no:terminal``, xdist workers)."""
+        """pytest's terminal reporter, or None (``-p no:terminal``, xdist workers).
+
+        Its writer ``_tw`` and its ``currentfspath`` are not public; that lines of progress stand
+        on their own between letters depends on them: ``TestLog`` and ``TestTerminal`` see it.
+        """
         return self.config.pluginmanager.get_plugin("terminalreporter")
 
     # ---- while it runs
@@ -241,6 +245,7 @@ class Reporter:
         """Keep deferred tests for ``--lf``; never let a run with unjudged tests be green."""
         self.clear()
         self._session = session
+        # ``lastfailed`` is what pytest's cacheprovider writes: ``test_lf_keeps_the_deferred``.
         lf = self.config.pluginmanager.get_plugin("lfplugin")
         for nodeid in self.deferred:
             if lf is not None and getattr(lf, "lastfailed", None) is not None:

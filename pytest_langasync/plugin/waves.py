@@ -42,7 +42,7 @@ class Waves:
         self._run = run
         self.settings = run.settings
         self.worker = worker
-        self.buyer = worker or LaneBuyer(run, run.settings, reporter.estimated)
+        self.buyer = worker or LaneBuyer(run, reporter.estimated)
         self.queue: list[Entry] = []
         self._again: dict[pytest.Item, Entry] = {}
         self._judged: dict[pytest.Item, int] = {}
@@ -103,6 +103,7 @@ class Waves:
         except session.Interrupted:
             raise
         except KeyboardInterrupt:
+            self._run.direct.stop()
             self.reporter.interrupted(self._run.batcher.running)
             self._defer("interrupted")
             raise
@@ -125,7 +126,9 @@ class Waves:
             bought = self.buyer.buy(missing)
             if bought.stopped:
                 raise session.Interrupted("stopped")
-            self._run.replay.send_now(bought.urgent, bought.cancelled_at)
+            self._run.replay.send_in_place_now(bought.urgent)
+            self._run.replay.cancelled(bought.cancelled_at)
+            self._run.replay.failed.update(bought.failed)
             if bought.over:
                 return bought.why
             everybody, answered = bought.everybody, self._run.answered
@@ -166,8 +169,9 @@ class Waves:
         for entry in self._in_order(entry for entry in self.queue if entry.held):
             waits = self.neighbours.earlier_waiting(entry.item)
             if not waits and (not entry.with_module or (with_modules and self._alone(entry))):
-                taken += self._take([entry])
-        return taken
+                self.neighbours.goes_on(entry.item)  # those after it need not wait for it
+                taken.append(entry)
+        return self._take(taken)
 
     def _alone(self, entry: Entry) -> bool:
         """Whether no test that has to run with this one waits for answers."""

@@ -52,7 +52,7 @@ class ControllerSession:
         self._interrupts = PatientInterrupts()
         self.run = Run(settings, front)
         reporter.follow(self.run)
-        self.buyer = LaneBuyer(self.run, settings, reporter.estimated)
+        self.buyer = LaneBuyer(self.run, reporter.estimated)
         self.controller: Controller | None = None
         self._refused = ""
         self._submitted = threading.Event()

@@ -15,10 +15,10 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.models import Job, Target
@@ -38,8 +38,9 @@ from pytest_langasync.providers.dialects import Dialect
 
 __all__ = [
     "GROUP", "Called", "Client", "Created", "Found", "Limits", "Provider", "Submission",
-    "by_name", "check_job_id", "dialect", "dialect_of", "echoed", "is_free", "lacking_key",
-    "may_have_job", "providers", "recognise", "set_placeholder_keys", "telling_headers",
+    "by_name", "check_job_id", "dialect", "dialect_of", "echoed", "halves_batches", "is_free",
+    "lacking_key", "may_have_job", "providers", "recognise", "set_placeholder_keys",
+    "telling_headers",
 ]  # fmt: skip
 
 GROUP = "pytest_langasync.providers"
@@ -54,6 +55,8 @@ class Called:
     dialect: Dialect
     base_url: str
     endpoint: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What its query says in place of headers."""
 
 
 @functools.cache
@@ -67,9 +70,13 @@ def providers() -> tuple[Provider, ...]:
         ConfigurationError: a provider of another package cannot be loaded.
     """
     from pytest_langasync.providers.anthropic import ANTHROPIC
+    from pytest_langasync.providers.compatible import DOUBLEWORD, GROQ
+    from pytest_langasync.providers.google import GOOGLE
+    from pytest_langasync.providers.mistral import MISTRAL
     from pytest_langasync.providers.openai import OPENAI
 
-    found: dict[str, Provider] = {one.name: one for one in (OPENAI, ANTHROPIC)}
+    ours = (OPENAI, ANTHROPIC, GOOGLE, MISTRAL, GROQ, DOUBLEWORD)
+    found: dict[str, Provider] = {one.name: one for one in ours}
     for point in metadata.entry_points(group=GROUP):
         try:
             one = point.load()
@@ -92,23 +99,36 @@ def recognise(url: str, headers: Mapping[str, str]) -> Called | None:
     """
     parts = urlsplit(url)
     place = parts.netloc.rpartition("@")[2].lower()
-    for provider in _at(parts.hostname or ""):
+    for provider in _at(parts.hostname or "", place):
         for dialect in provider.dialects:
             if found := dialect.split(parts.path, headers):
                 path, endpoint = found
-                return Called(provider, dialect, f"{parts.scheme}://{place}{path}", endpoint)
+                base_url = f"{parts.scheme}://{place}{path}"
+                keys = [pair for pair in parse_qsl(parts.query) if pair[0] in provider.query_keys]
+                headers = {provider.query_keys[name]: value for name, value in keys}
+                return Called(provider, dialect, base_url, endpoint, headers)
     return None
 
 
-def _at(host: str) -> Iterator[Provider]:
+def _at(host: str, place: str) -> Iterator[Provider]:
     at_home = [one for one in providers() if is_one_of(one.hosts, host)]
-    yield from at_home or (one for one in providers() if one.spoken_elsewhere)
+    if at_home:
+        yield from at_home
+        return
+    for one in providers():
+        usual = urlsplit(one.usual_base_url()).netloc.rpartition("@")[2].lower()
+        if one.spoken_elsewhere or usual == place:
+            yield one
 
 
 def set_placeholder_keys() -> list[str]:
-    """Set the key variables that are absent, so that clients can be made; return their names."""
-    wanted = {name: value for one in providers() for name, value in one.key_variables.items()}
-    absent = {name: value for name, value in wanted.items() if not os.environ.get(name)}
+    """Give each provider without a key a placeholder, so that clients can be made.
+
+    Returns the names of the variables that were set: one for each, since an SDK that reads several
+    may prefer the placeholder to the person's own.
+    """
+    without = (one.key_variables.items() for one in providers() if not one.key())
+    absent = dict(pair for pairs in without for pair in list(pairs)[:1])
     os.environ.update(absent)
     return list(absent)
 
@@ -154,6 +174,11 @@ def is_free(provider: str, endpoint: str) -> bool:
     return any(one.name == provider and endpoint.endswith(one.free) for one in providers())
 
 
+def halves_batches(provider: str) -> bool:
+    """Return whether a provider documents half the price for a batch with any model."""
+    return any(one.name == provider and one.halves_batches for one in providers())
+
+
 def echoed(body: Any) -> frozenset[str]:
     """Return what the body of an answer may repeat of its request, at its top."""
     every = (one for provider in providers() for one in provider.dialects)
@@ -166,7 +191,7 @@ def check_job_id(job_id: str) -> None:
     Raises:
         ConfigurationError: it is neither.
     """
-    known = [one.job_id_prefix for one in providers() if one.job_id_prefix]
+    known = dict.fromkeys(one.job_id_prefix for one in providers() if one.job_id_prefix)
     generated = len(job_id) >= 12 and any(letter.isdigit() for letter in job_id)
     if not (job_id.startswith(tuple(known)) or generated):
         named = ", ".join(f"{prefix}…" for prefix in known)

@@ -170,7 +170,11 @@ class Provider:
     """Headers of a batch that change its answers, in lower case and sorted."""
     empty_query: frozenset[tuple[str, str]] = frozenset()
     """Parts of a call's query that say nothing which the rest of the call does not say."""
+    query_keys: Mapping[str, str] = {}
+    """Parameters of a call's query that hold a key, each with the header that says the same."""
     job_id_prefix = ""
+    halves_batches = False
+    """Whether it documents that a batch costs half of the price of every model."""
     free: tuple[str, ...] = ()
     """Ends of the paths of calls that it does not charge for."""
 
@@ -221,6 +225,24 @@ class Provider:
     def rejected(self, request: Request) -> str:
         """Return why this request can never be batched, or an empty string."""
         return ""
+
+    def in_flex(self, request: Request) -> Mapping[str, Any] | None:
+        """Return the body with which a request is sent in the flex tier; None: there is none."""
+        return None
+
+    def refuses_flex(self, status: int, body: Any) -> bool:
+        """Return whether an answer says that this model has no flex tier."""
+        return False
+
+    def has_no_room(self, status: int, body: Any) -> bool:
+        """Return whether an answer says that the flex tier has no room at the moment.
+
+        Such a call is not charged, and is tried again.
+        """
+        error = body.get("error") if isinstance(body, Mapping) else None
+        said = f"{error.get('code')} {error.get('message')}" if isinstance(error, Mapping) else ""
+        unavailable = "unavailable" in said.lower().replace("_", " ")
+        return status in (408, 498, 503) or (status == 429 and unavailable)
 
     def batch_refuses(
         self, status: int, error: Mapping[str, Any]

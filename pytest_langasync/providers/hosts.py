@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pytest_langasync.providers import by_name
 from pytest_langasync.providers.base import is_one_of
 
-__all__ = ["detour"]
+__all__ = ["PLAYED", "detour"]
 
 PLAYED = ("openai", "anthropic")
 """The providers that the sandbox stands in for."""

@@ -16,15 +16,14 @@ from pytest_langasync.providers import providers
 from pytest_langasync.providers.base import is_one_of
 from pytest_langasync.providers.hosts import OTHERS
 
-__all__ = ["ModelCall", "ModelCalls"]
+__all__ = ["ModelCall", "ModelCalls", "set_placeholder_keys"]
 
 ANYWHERE = re.compile(
     r"""
     : (generateContent | streamGenerateContent | embedContent | batchEmbedContents | countTokens) $
     | /images/ (generations | edits | variations) $
     | /audio/ (speech | transcriptions | translations) $
-    | /(videos | predictions) $
-    | /(moderations | rerank | completions) $
+    | /v\d [^/]* / ( .* / )? (moderations | rerank | completions) $
     | /messages/count_tokens $
     | /model/ [^/]+ / (invoke | converse | invoke-with-response-stream | converse-stream) $
     """,
@@ -39,12 +38,14 @@ NO_MODEL = re.compile(
        | vector_stores | containers | threads | assistants | evals | models
        | organization | organizations | projects | datasets | cachedContents | corpora | agents
        | operations | oauth | oauth2 | auth | token | guardrail | knowledgebases | ragCorpora
-       | conversations/[^/]+ | responses/[^/]+ | chat/completions/[^/]+ | realtime )
-    (/ [^:]* )? $
+       | conversations | responses/[^/]+ | chat/completions/[^/]+ | realtime )
+    (/ [^:]* )? $ (?<! /predictions )
     """,
     re.VERBOSE,
 )
 """Paths at a provider's own host that no model answers: what is managed there, and keys."""
+TALKS = (("*.mistral.ai", "/conversations"),)
+"""Hosts where a path by which others only keep something is answered by a model."""
 BY_PATH_ALONE = ("*.amazonaws.com", "*.api.aws")
 """Hosts where most of what is posted is no model call."""
 NAMES = {
@@ -66,6 +67,13 @@ NAMES = {
 }
 """How prices and reports call the owner of a host that is no provider's here; the rest are called
 by their host."""
+KEY_VARIABLES = (
+    *("AZURE_OPENAI_API_KEY", "CO_API_KEY", "COHERE_API_KEY", "DEEPSEEK_API_KEY"),
+    *("FIREWORKS_API_KEY", "GEMINI_API_KEY", "GROQ_API_KEY", "MISTRAL_API_KEY"),
+    *("OPENROUTER_API_KEY", "TOGETHER_API_KEY", "VOYAGE_API_KEY", "XAI_API_KEY"),
+)
+"""Where the SDKs of others read their keys. Not AWS's: a key there hides a profile or a role, which
+other tests may need."""
 MODEL_IN_PATH = (
     re.compile(r"/model/([^/]+)/[a-z-]+$"),
     re.compile(r"/models/([^/:]+):\w+$"),
@@ -82,6 +90,16 @@ KEPT = re.compile(
     re.VERBOSE,
 )
 """Paths at a provider's host where a test makes, reads and deletes what is kept there."""
+
+
+def set_placeholder_keys() -> list[str]:
+    """Set the key variables of others that are absent, so that clients can be made; return them.
+
+    For runs that send nothing.
+    """
+    absent = [name for name in KEY_VARIABLES if not os.environ.get(name)]
+    os.environ.update(dict.fromkeys(absent, "placeholder"))
+    return absent
 
 
 @dataclass(frozen=True)
@@ -121,6 +139,8 @@ class ModelCalls:
         host = parts.hostname or ""
         if is_one_of(BY_PATH_ALONE, host):
             return False
+        if _talks(host, parts.path):
+            return True
         if OLLAMA.search(parts.path) and (parts.port == OLLAMA_PORT or host in _ollama_host()):
             return True
         return is_one_of(self._hosts, host) and not NO_MODEL.search(parts.path)
@@ -132,7 +152,7 @@ class ModelCalls:
     def keeps(self, url: str) -> bool:
         """Return whether a request manages what is kept at a provider, and is no model call."""
         parts = urlsplit(url)
-        if not KEPT.search(parts.path):
+        if not KEPT.search(parts.path) or _talks(parts.hostname or "", parts.path):
             return False
         place = parts.netloc.rpartition("@")[2].lower()
         if is_one_of(self._left_alone, f"{place}{parts.path}"):
@@ -150,6 +170,10 @@ class ModelCalls:
         model = next((unquote(match[1]) for match in found if match), "")
         netloc = parts.netloc.rpartition("@")[2].lower()
         return ModelCall(provider, f"{parts.scheme}://{netloc}", parts.path, model)
+
+
+def _talks(host: str, path: str) -> bool:
+    return any(is_one_of((one,), host) and part in path for one, part in TALKS)
 
 
 def _ollama_host() -> str:

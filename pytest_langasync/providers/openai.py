@@ -52,8 +52,10 @@ from pytest_langasync.providers.http import (
 )
 from pytest_langasync.providers.wire import Lenient, Moment, Objects, Row
 
-__all__ = ["OPENAI", "Batch", "OpenAI", "OpenAIClient"]
+__all__ = ["OPENAI", "Batch", "FilesAndBatches", "OpenAI", "OpenAIClient"]
 
+FLEX = ("/chat/completions", "/responses")
+"""Endpoints with a flex tier."""
 NONCE = "langasync_nonce"
 SUITE = "langasync_suite"
 REGIONS = ("", "us.", "eu.", "ae.", "au.", "in.", "jp.")
@@ -184,8 +186,35 @@ class Page(Lenient):
     has_more: bool = False
 
 
-class OpenAI(Provider):
-    """The provider ``openai``; ``policy`` sets its clients' time-outs and retries."""
+class FilesAndBatches(Provider):
+    """Whoever speaks OpenAI's Files and Batches; ``policy`` sets its clients' time-outs and
+    retries."""
+
+    sdk_error = ""
+    """The class of its SDK's complaints."""
+    job_id_prefix = "batch_"
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy()
+
+    def lacks_key(self, error: BaseException) -> bool:
+        """Return whether this is the SDK's complaint that it was given no key."""
+        names = "|".join(self.key_variables)
+        ours = type(error).__name__ == self.sdk_error
+        return ours and re.search(rf"\b({names})\b", str(error)) is not None
+
+    def line_bytes(self, custom_id: str, body_bytes: int) -> int:
+        """Return an upper bound of what a request adds to the input file, in bytes."""
+        longest = max((dialect.endpoint for dialect in self.dialects), key=len)
+        return len(_line(custom_id, longest, {})) + body_bytes
+
+    def client(self, base_url: str, credentials: Credentials, job_headers: Headers) -> OpenAIClient:
+        """Return a client of the batch API, made from what the intercepted call carried."""
+        return OpenAIClient(base_url, credentials, job_headers, self.policy, self.title)
+
+
+class OpenAI(FilesAndBatches):
+    """The provider ``openai``."""
 
     name = "openai"
     title = "OpenAI"
@@ -201,16 +230,23 @@ class OpenAI(Provider):
         {"authorization", "api-key", "openai-organization", "openai-project"}
     )
     job_headers = ("openai-beta",)
-    job_id_prefix = "batch_"
+    sdk_error = "OpenAIError"
+    halves_batches = True
     free = ("/moderations",)
 
-    def __init__(self, policy: Policy | None = None) -> None:
-        self.policy = policy or Policy()
+    def in_flex(self, request: Request) -> Mapping[str, Any] | None:
+        """See ``Provider``. A tier that the request itself names stays."""
+        if request.target.endpoint not in FLEX or "service_tier" in request.body:
+            return None
+        return {**request.body, "service_tier": "flex"}
 
-    def lacks_key(self, error: BaseException) -> bool:
-        """Return whether this is the SDK's complaint that it was given no key."""
-        ours = type(error).__name__ == "OpenAIError"
-        return ours and re.search(r"\bOPENAI_API_KEY\b", str(error)) is not None
+    def refuses_flex(self, status: int, body: Any) -> bool:
+        """See ``Provider``."""
+        error = body.get("error") if isinstance(body, Mapping) else None
+        if status != 400 or not isinstance(error, Mapping):
+            return False
+        said = f"{error.get('param')} {error.get('message')}".lower().replace("_", " ")
+        return "service tier" in said
 
     def rejected(self, request: Request) -> str:
         """Return why this request can never be batched, or an empty string."""
@@ -221,15 +257,6 @@ class OpenAI(Provider):
             # Each call adds to it, and a batch has no order.
             return "it goes on in a conversation that the provider keeps"
         return ""
-
-    def line_bytes(self, custom_id: str, body_bytes: int) -> int:
-        """Return an upper bound of what a request adds to the input file, in bytes."""
-        longest = max((dialect.endpoint for dialect in self.dialects), key=len)
-        return len(_line(custom_id, longest, {})) + body_bytes
-
-    def client(self, base_url: str, credentials: Credentials, job_headers: Headers) -> OpenAIClient:
-        """Return a client of the batch API, made from what the intercepted call carried."""
-        return OpenAIClient(base_url, credentials, job_headers, self.policy)
 
 
 class OpenAIClient(BatchClient):

@@ -91,6 +91,7 @@ def _row(row: SummaryRow) -> CostRow:
         batched=row.batched,
         cached=row.cached,
         realtime=row.realtime,
+        flex=row.flex,
         failed=row.failed,
         deferred=row.deferred,
         input_tokens=row.input_tokens,

@@ -83,7 +83,7 @@ class CallReport(_Model):
     model: str = ""
     served_model: str = ""
     source: str = ""
-    """``batch``, ``realtime`` or ``cache``."""
+    """``batch``, ``flex``, ``realtime`` or ``cache``."""
     job_id: str | None = None
     request_id: str | None = None
     status: int = 0
@@ -163,10 +163,11 @@ class CostRow(_Model):
     served: list[str] = []
     """The models that served, where they differ from the one asked for."""
     requests: int = 0
-    """How many have an answer: the sum of the next three."""
+    """How many have an answer: the sum of the next four."""
     batched: int = 0
     cached: int = 0
     realtime: int = 0
+    flex: int = 0
     failed: int = 0
     deferred: int = 0
     input_tokens: int = 0

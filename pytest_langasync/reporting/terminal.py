@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from pytest_langasync.costs.ledger import Summary, SummaryRow, source_of
+from pytest_langasync.costs.ledger import LaneRow, Summary, SummaryRow, source_of
 from pytest_langasync.costs.prices import Estimate
 from pytest_langasync.models import Answer, Call
 from pytest_langasync.providers import dialect_of
@@ -24,7 +24,7 @@ _LONGEST_TEXT = 600
 _NARROWEST_NAME = 20
 _BOLD = {"bold": True}
 _NOTICE = {"yellow": True}
-_SOURCES = {"batch": "batch", "realtime": "real time", "cache": "cache"}
+_SOURCES = {"batch": "batch", "flex": "flex", "realtime": "real time", "cache": "cache"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,17 @@ def summary_lines(summary: Summary, verbose: bool = False, width: int = 80) -> l
         lines += [Line(text) for text in _details(summary)]
     if summary.total.requests:
         lines.append(Line(_saved(summary.total), {"bold": True, "green": summary.total.saved > 0}))
+    bought = [row for row in summary.lanes if row.lane != "cache"]
+    if len(bought) > 1 or any(row.lane == "flex" for row in bought):
+        lines += [Line(_by_lane(row)) for row in bought]
     return lines
+
+
+def _by_lane(row: LaneRow) -> str:
+    return (
+        f"  {_SOURCES[row.lane]}: {row.requests:,} request{'' if row.requests == 1 else 's'}, list "
+        f"{money(row.list_price)}, paid {money(row.paid)}, saved {money(row.saved)}"
+    )
 
 
 def estimate_lines(estimates: Mapping[tuple[str, str], Estimate]) -> list[Line]:
@@ -147,6 +157,7 @@ def _table(summary: Summary, width: int) -> list[str]:
         (title, name)
         for title, name in (
             ("batch", "batched"),
+            ("flex", "flex"),
             ("cache", "cached"),
             ("real time", "realtime"),
             ("failed", "failed"),

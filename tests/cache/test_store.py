@@ -9,6 +9,7 @@ import shutil
 import stat
 import tempfile
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,18 @@ class TestAnswers:
         assert store.answer(key_of(9)) is None and store.in_flight(key_of(3)) is None
         stored = json.loads((store.root / "jobs/batch_1/job.json").read_text())["metadata"]
         assert stored == {"answers": "3"}
+
+    def test_memory_does_not_grow_with_what_a_job_returned(self, store: Store) -> None:
+        job, text = submit(store, job_of(requests=1000), list(range(1000))), "x" * 20_000
+        tracemalloc.start()
+        try:
+            store.finish(job, (row(number, text) for number in range(1000)))
+            reopened(store)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        size = (store.root / "jobs/batch_1/results.jsonl").stat().st_size
+        assert size > 20_000_000 and peak < 5_000_000
 
     def test_a_download_that_breaks_off_leaves_the_job_running(self, store: Store) -> None:
         job = submit(store, job_of(), [1, 2])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support.chains import ask, judged, wrapped
 
-from pytest_langasync import BatchJob, CostMonitor, HybridBatchProcessor
+from pytest_langasync import BatchJob, ConfigurationError, CostMonitor, HybridBatchProcessor
 from pytest_langasync.sandbox import Sandbox
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cost_optimisation.py"
@@ -42,6 +42,23 @@ def test_mixed_in_the_inputs_order(provider: Sandbox) -> None:
     assert results == [f"Sandbox answer to: About {x}" for x in "abcd"]
     ways = {row["body"]["messages"][0]["content"]: row["job_id"] for row in provider.ledger()}
     assert [bool(ways[f"About {x}"]) for x in "abcd"] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("urgent", ["realtime", True])
+def test_words_of_classify(provider: Sandbox, urgent: Any) -> None:
+    later = "batch_api" if urgent == "realtime" else False
+    processor = HybridBatchProcessor(wrapped(), classify=lambda x: urgent if x == "b" else later)
+    assert processor.langasync_available
+    assert all(processor.batch(["a", "b"], use_batch_api=True))
+    assert sorted(bool(row["job_id"]) for row in provider.ledger()) == [False, True]
+
+
+@pytest.mark.parametrize("answer", ["urgent", None, 1, "batch"])
+def test_other_words_of_classify_are_refused(provider: Sandbox, answer: Any) -> None:
+    processor = HybridBatchProcessor(wrapped(), classify=lambda x: answer)
+    with pytest.raises(ConfigurationError, match="classify returned"):
+        processor.batch(["a"], use_batch_api=True)
+    assert not provider.ledger()
 
 
 def test_without_waiting(provider: Sandbox) -> None:
@@ -100,6 +117,12 @@ def test_monitor_by_hand() -> None:
     monitor.print_report(report)
     for text in ("1,000", "100", "900", "$0.55", "$0.45", "45.0 %"):
         assert text in report.getvalue()
+    usual = CostMonitor()
+    usual.record_batch(100, use_batch_api=False)
+    usual.record_batch(900, use_batch_api=True)
+    assert usual.as_dict() == monitor.as_dict(), "$0.001 a request, unless told"
+    assert (usual.total_cost, usual.total_requests) == (0.55, 1000)
+    assert (usual.batch_api_requests, usual.normal_requests) == (900, 100)
     json.dumps(monitor.as_dict())
     with pytest.raises(ValueError, match="negative"):
         monitor.record_batch(-1)

@@ -1,6 +1,6 @@
 """A disk without room, at any write: named in a line, and nothing is bought twice or lost.
 
-Some of the writes by default; each of them with ``LANGASYNC_FAULTS=all``.
+Some of the writes by default; the exhaustive tests take each of them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from support.suite import BATCH, Suite, output
 from pytest_langasync.cache import files
 from pytest_langasync.sandbox import Sandbox
 
-ALL = os.environ.get("LANGASYNC_FAULTS") == "all"
-EVERY = 1 if ALL else 25
+ALL = pytest.mark.exhaustive
 
 SOURCE = """
 import os
@@ -69,8 +68,9 @@ def steps_of_a_run(suite: Suite, disk: Disk) -> int:
 
 
 @pytest.mark.parametrize("ever", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("every", [25, pytest.param(1, marks=ALL)])
 def test_no_space_at_any_write(
-    suite: Suite, provider: Sandbox, monkeypatch: pytest.MonkeyPatch, ever: bool
+    suite: Suite, provider: Sandbox, monkeypatch: pytest.MonkeyPatch, ever: bool, every: int
 ) -> None:
     suite.write(SOURCE)
     monkeypatch.setenv("STEP", "0")
@@ -78,7 +78,7 @@ def test_no_space_at_any_write(
     total = steps_of_a_run(suite, disk)
     before = len(provider.ledger())
     assert before == 3 and total > 12
-    for step in range(1, total + 1, EVERY):
+    for step in range(1, total + 1, every):
         cache = f"--langasync-cache-dir=cache{step}"
         monkeypatch.setenv("STEP", str(step))
         disk.steps = 0
@@ -116,8 +116,9 @@ def test_a_full_disk_is_one_clear_line_at_any_write(tmp_path: Path) -> None:
         assert name in lines
 
 
+@pytest.mark.parametrize("limits", [(1, 400), pytest.param((200, 800), marks=ALL)])
 def test_a_run_on_a_full_disk(
-    suite: Suite, provider: Sandbox, monkeypatch: pytest.MonkeyPatch
+    suite: Suite, provider: Sandbox, monkeypatch: pytest.MonkeyPatch, limits: tuple[int, ...]
 ) -> None:
     suite.write(SOURCE)
     monkeypatch.setenv("STEP", "0")
@@ -126,7 +127,7 @@ def test_a_run_on_a_full_disk(
     for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
         monkeypatch.delenv(name)  # its data would meet the same limit
     program = [sys.executable, "-c", FULL + "import pytest; sys.exit(pytest.main())"]
-    for limit in (1, 200, 400, 800) if ALL else (1, 400):
+    for limit in limits:
         arguments = [str(limit), "-s", "-p", "no:cacheprovider", *BATCH, "--langasync-timeout=1"]
         done = subprocess.run([*program, *arguments], capture_output=True, text=True)
         text = done.stdout + done.stderr

@@ -1,13 +1,11 @@
 """Every fault of a provider at every call of its protocol: bought once, and nothing lost.
 
-A third of the pairs by default, each fault and each call among them; all of them with
-``LANGASYNC_FAULTS=all``.
+A third of the pairs by default, each fault and each call among them; the others are exhaustive.
 """
 
 from __future__ import annotations
 
 import email.utils
-import os
 import time
 from typing import Any
 
@@ -50,19 +48,38 @@ CALLS = {
 }
 LISTS = {"create": "GET /v1/batches", "create messages": "GET /v1/messages/batches"}
 
-EVERY = 1 if os.environ.get("LANGASYNC_FAULTS") == "all" else 3
+EVERY = 3
+
+
+def marks(place: int) -> list[pytest.MarkDecorator]:
+    """Leave two of three to the exhaustive run."""
+    return [] if place % EVERY == 0 else [pytest.mark.exhaustive]
+
+
 MATRIX = [
-    pytest.param(path, fault, id=f"{fault} at {call}")
+    pytest.param(path, fault, id=f"{fault} at {call}", marks=marks(row + column))
     for column, (call, path) in enumerate(CALLS.items())
     for row, fault in enumerate(FAULTS)
-    if (fault not in LINES and (row + column) % EVERY == 0)
-    or (fault in LINES and call.startswith("download"))
+    if fault not in LINES
+] + [
+    pytest.param(path, fault, id=f"{fault} at {call}")
+    for call, path in CALLS.items()
+    for fault in LINES
+    if call.startswith("download")
 ]
 SEEKING = [
-    pytest.param(call, fault, id=f"{fault} at the list after {call}")
+    pytest.param(call, fault, id=f"{fault} at the list after {call}", marks=marks(row + column))
     for column, call in enumerate(LISTS)
     for row, fault in enumerate(FAULTS)
-    if fault not in LINES and (row + column) % EVERY == 0
+    if fault not in LINES
+]
+CANCELLING = [
+    pytest.param(path, fault, id=f"{fault} at {path}", marks=marks(row + column))
+    for column, path in enumerate(
+        ["POST /v1/batches/*/cancel", "POST /v1/messages/batches/*/cancel"]
+    )
+    for row, fault in enumerate(FAULTS)
+    if fault not in LINES
 ]
 
 
@@ -100,10 +117,7 @@ def test_a_fault_while_it_looks_for_what_it_created(
     assert sorted(row["provider"] for row in provider.ledger()) == ["anthropic", "openai"]
 
 
-@pytest.mark.parametrize("fault", [f for f in FAULTS if f not in LINES])
-@pytest.mark.parametrize(
-    "cancel", ["POST /v1/batches/*/cancel", "POST /v1/messages/batches/*/cancel"]
-)
+@pytest.mark.parametrize(("cancel", "fault"), CANCELLING)
 def test_a_fault_at_a_cancellation(
     suite: Suite, provider: Sandbox, cancel: str, fault: str
 ) -> None:
@@ -146,16 +160,13 @@ def test_nobody_listens_for_a_while(
     assert result.ret != 0 and "Traceback" not in output(result)
 
 
-def test_results_on_another_host_are_refused(suite: Suite, provider: Sandbox) -> None:
-    """The key would go there, too."""
+def test_results_said_to_be_on_another_host(suite: Suite, provider: Sandbox) -> None:
+    """They are read where the batch was made: the key would go to the other host, too."""
     suite.write(CLAUDE)
     elsewhere = [[r'"results_url": ?"http://[^/]+', '"results_url":"http://evil.example.com']]
     provider.set_faults(
         {"http": [{"path": CALLS["poll messages"], "replace": elsewhere, "count": 0}]}
     )
     result = suite.plain(*BATCH)
-    assert result.ret != 0 and "evil.example.com" in output(result)
-    assert "Traceback" not in output(result)
-    provider.set_faults({})
-    suite.plain(*BATCH).assert_outcomes(passed=1)
-    assert len(provider.ledger()) == 1
+    result.assert_outcomes(passed=1)
+    assert "evil.example.com" not in output(result) and len(provider.ledger()) == 1

@@ -237,13 +237,14 @@ class TestGuard:
         assert not sent(provider)
 
     def test_real_time(self, suite: Suite, provider: Sandbox) -> None:
-        """The guard covers what is sent at list price, too: it stops between two tests."""
+        """The guard covers what is sent at list price, too: a wave, or in place a call."""
         suite.write(LIMITED)
-        result = suite.plain("--langasync-realtime", "--langasync-max-cost=0.0005")
-        self.refused(result)
-        assert not provider.ledger()
-        result = suite.plain("--langasync-realtime", "--langasync-max-cost=0.00062")
-        self.refused(result)
+        for limit in ("0.0005", "0.00062"):
+            result = suite.plain("--langasync-realtime", f"--langasync-max-cost={limit}")
+            self.refused(result)
+            assert not provider.ledger()
+        in_place = ("--langasync-realtime", "--langasync-concurrency=1")
+        self.refused(suite.plain(*in_place, "--langasync-max-cost=0.00062"))
         assert 0 < len(provider.ledger()) < 8
         assert suite.plain("--langasync-realtime", "--langasync-max-cost=1").ret == 0
         assert len(provider.ledger()) == 8

@@ -169,6 +169,14 @@ class TestPlaces:
         assert kept == body and not secrets
         assert with_secrets(kept, {"x": "y"}) == body
 
+    def test_what_an_answer_has_of_its_own_stays(self) -> None:
+        image = "https://images.test/a.png?se=2030-01-01&sig=abcdefghijklmnop%2B"
+        tool = {"type": "mcp", "server_url": "https://h.test/?k=1", "authorization": "token-1"}
+        answer = {"data": [{"url": image}], "tools": [tool], "metadata": {"url": image}}
+        kept = SecretPlaces().take_from_answer(answer, {"input": "secret-of-the-request"})
+        assert kept["data"] == answer["data"] and kept["metadata"] == answer["metadata"]
+        assert "token-1" not in json.dumps(kept) and "k=1" not in json.dumps(kept)
+
     def test_more_of_them(self) -> None:
         body = {"metadata": {"token": "t", "run": "a"}, "other": [{"key": "k", "name": "n"}]}
         kept, secrets = SecretPlaces(["metadata.token", "other[].key"]).take(body)
@@ -206,4 +214,4 @@ def test_any_body_comes_back_and_keeps_nothing(body: dict[str, Any]) -> None:
     assert with_secrets(kept, secrets) == json.loads(json.dumps(body))
     assert places.take(kept)[1] == {}
     echoed = places.take_from_answer({"object": "response", "tools": body["tools"]}, secrets)
-    assert echoed["tools"] == kept["tools"]
+    assert with_secrets(echoed["tools"], secrets) == json.loads(json.dumps(body["tools"]))

@@ -214,6 +214,17 @@ def test_a_mount():
             return super().handle_request(request)
     assert "hello" in ask(httpx2.Client(mounts={"all://": Adding()}))
 
+def test_a_transport_for_each_loop():
+    class LoopScoped(httpx2.AsyncBaseTransport):
+        def __init__(self): self.inner = {}
+        async def handle_async_request(self, request):
+            loop = asyncio.get_running_loop()
+            inner = self.inner.setdefault(loop, httpx2.AsyncHTTPTransport())
+            hook(request)
+            return await inner.handle_async_request(request)
+    client = httpx2.AsyncClient(transport=LoopScoped())
+    assert "hello" in asyncio.run(aask(client)) and "hello" in asyncio.run(aask(client))
+
 def test_a_proxy_is_not_asked():
     keyed = openai.OpenAI(http_client=httpx2.Client(proxy="http://127.0.0.1:9"))
     assert "hello" in keyed.chat.completions.create(**CHAT).choices[0].message.content
@@ -426,8 +437,8 @@ def test_a_wrapper_around_a_transport_changes_nothing(suite: Suite) -> None:
 def test_what_is_added_to_a_call_on_its_way_is_in_the_batch(suite: Suite) -> None:
     """Auth flows, hooks and mounts have run by the time a call is caught."""
     suite.pytester.makepyfile(test_added=ADDED_ON_THE_WAY)
-    suite.run().assert_outcomes(passed=7)
-    assert len(suite.ledger()) == 7 and all(row["job_id"] for row in suite.ledger())
+    suite.run().assert_outcomes(passed=8)
+    assert len(suite.ledger()) == 9 and all(row["job_id"] for row in suite.ledger())
 
 
 def test_aiohttp(suite: Suite) -> None:
@@ -446,9 +457,9 @@ def test_what_goes_out_in_real_time_is_what_the_client_made(
             **{f"test_{module}": source.replace("def test_a_proxy", "def no")}
         )
     result = suite.plain("--langasync-realtime")
-    result.assert_outcomes(passed=17)
-    assert len(provider.ledger()) == 28 and not any(row["job_id"] for row in provider.ledger())
-    suite.plain("--langasync-offline").assert_outcomes(passed=17)
+    result.assert_outcomes(passed=18)
+    assert len(provider.ledger()) == 30 and not any(row["job_id"] for row in provider.ledger())
+    suite.plain("--langasync-offline").assert_outcomes(passed=18)
 
 
 def test_nothing_else_is_touched(suite: Suite, provider: Sandbox) -> None:

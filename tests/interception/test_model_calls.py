@@ -141,8 +141,8 @@ def by_boto3_invoke():
     client = boto3.client("bedrock-runtime", endpoint_url=URL, region_name="us-east-1")
     return client.invoke_model(modelId="a.model", body=b"{}")["body"].read().decode()
 
-def genai_client():
-    return genai.Client(api_key="secret", http_options={"base_url": URL})
+def genai_client():  # its key is in the environment
+    return genai.Client(http_options={"base_url": URL})
 
 def by_genai():
     client = genai_client()
@@ -207,7 +207,10 @@ def test_it():
 """
 
 
-def test_every_model_call_is_sent_once_and_replayed(suite: Suite, model: Model) -> None:
+def test_every_model_call_is_sent_once_and_replayed(
+    suite: Suite, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", "secret")
     suite.pytester.makepyfile(test_models=CLIENTS)
     suite.pytester.makeini(INI)
     result = suite.run()
@@ -217,6 +220,7 @@ def test_every_model_call_is_sent_once_and_replayed(suite: Suite, model: Model) 
     result.stdout.fnmatch_lines([says])
     assert len(suite.ledger()) == COUNT and all(row["job_id"] for row in suite.ledger())
     suite.run().assert_outcomes(passed=COUNT)
+    monkeypatch.delenv("GEMINI_API_KEY")
     suite.run("--langasync-offline").assert_outcomes(passed=COUNT)
     assert len(model.seen) == COUNT
     stored = b"".join(p.read_bytes() for p in suite.path.rglob("*.jsonl"))
@@ -301,6 +305,7 @@ PROVIDERS = [
     "https://api.mistral.ai/v1/ocr",
     "http://localhost:11434/api/chat",
     "https://gateway.example/v1/moderations",
+    "https://api.replicate.com/v1/models/some/one/predictions",
 ]
 OTHERS = [
     "https://api.openai.com/v1/files",
@@ -310,6 +315,8 @@ OTHERS = [
     "https://bedrock.us-east-1.amazonaws.com/model-invocation-job",
     "https://oauth2.googleapis.com/token",
     "http://localhost:8000/api/chat",
+    "http://localhost:8000/predictions",
+    "http://localhost:8000/api/moderations",
     "https://app.example/v1/login",
 ]
 
@@ -325,6 +332,38 @@ def test_no_model_call(url: str) -> None:
     assert not ModelCalls().matches(url)
     place = url.partition("://")[2]
     assert ModelCalls((place.partition("/")[0] + "/*",)).matches(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "model", "kept"),
+    [
+        ("https://api.openai.com/v1/conversations", False, True),
+        ("https://api.openai.com/v1/conversations/conv_1/items", False, True),
+        ("https://api.openai.com/v1/files/file-1/content", False, True),
+        ("https://api.openai.com/v1/responses/resp_1", False, True),
+        ("https://api.openai.com/v1/responses", True, False),
+        ("https://api.anthropic.com/v1/files?beta=true", False, True),
+        ("https://generativelanguage.googleapis.com/upload/v1beta/files", False, True),
+        ("https://api.mistral.ai/v1/conversations", True, False),
+        ("https://api.mistral.ai/v1/conversations/conv_1", True, False),
+        ("https://app.example/v1/files", False, False),
+        ("https://api.openai.com/v1/models", False, False),
+        ("https://api.openai.com/v1/batches", False, False),
+    ],
+)
+def test_what_is_kept_is_no_model_call(url: str, model: bool, kept: bool) -> None:
+    assert (ModelCalls().matches(url), ModelCalls().keeps(url)) == (model, kept)
+
+
+def test_hosts_of_models_keep_things(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    calls = ModelCalls()
+    assert not calls.keeps("http://gateway.example:4000/v1/files")
+    calls.called_at("http://gateway.example:4000/v1")
+    assert calls.keeps("http://gateway.example:4000/v1/files")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://other.example/v1")
+    assert calls.keeps("http://other.example/v1/files")
+    assert not ModelCalls(("!api.openai.com/*",)).keeps("https://api.openai.com/v1/files")
 
 
 @given(st.binary(), st.sampled_from(["audio/mpeg", "application/json", "text/plain", ""]))

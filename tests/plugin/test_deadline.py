@@ -128,4 +128,6 @@ def test_an_unknown_way_is_one_line(suite: Suite) -> None:
     suite.write(TWO_STEPS)
     result = suite.plain(*BATCH, "--langasync-on-timeout=wait")
     assert result.ret == 4
-    assert "--langasync-on-timeout: 'wait' is not one of defer, realtime, cancel" in output(result)
+    assert "--langasync-on-timeout: 'wait' is not one of defer, flex, realtime, cancel" in output(
+        result
+    )

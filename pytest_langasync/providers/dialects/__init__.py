@@ -17,6 +17,7 @@ from pytest_langasync.models import canonical_json
 from pytest_langasync.providers.dialects.base import Dialect, Outcome, Size, event_stream_of
 from pytest_langasync.providers.dialects.chat_completions import CHAT_COMPLETIONS
 from pytest_langasync.providers.dialects.embeddings import EMBEDDINGS
+from pytest_langasync.providers.dialects.generate_content import GENERATE_CONTENT
 from pytest_langasync.providers.dialects.messages import MESSAGES
 from pytest_langasync.providers.dialects.responses import RESPONSES
 
@@ -24,6 +25,7 @@ __all__ = [
     "CHAT_COMPLETIONS",
     "DIALECTS",
     "EMBEDDINGS",
+    "GENERATE_CONTENT",
     "MESSAGES",
     "RESPONSES",
     "Dialect",
@@ -33,7 +35,13 @@ __all__ = [
     "event_stream_of",
 ]
 
-DIALECTS: tuple[Dialect, ...] = (CHAT_COMPLETIONS, RESPONSES, EMBEDDINGS, MESSAGES)
+DIALECTS: tuple[Dialect, ...] = (
+    CHAT_COMPLETIONS,
+    RESPONSES,
+    EMBEDDINGS,
+    MESSAGES,
+    GENERATE_CONTENT,
+)
 """Those that come with the package."""
 
 

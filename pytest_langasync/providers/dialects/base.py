@@ -79,7 +79,13 @@ class Dialect:
     """Whether its answers cost nothing but their input."""
     schemas: tuple[str, ...] = ("tools",)
     """Parameters that are put before the model as JSON."""
-    stateful = ("previous_response_id", "conversation", "prompt", "mcp_servers", "container")
+    stateful: tuple[str, ...] = (
+        "previous_response_id",
+        "conversation",
+        "prompt",
+        "mcp_servers",
+        "container",
+    )
     """Parameters that bring along input which the request does not hold."""
     hosted_tools = ("web_", "file_search", "code_", "mcp", "image_generation", "tool_search")
     """Beginnings of the types of tools that the provider runs: what they find is input, too."""
@@ -109,6 +115,14 @@ class Dialect:
         if not self.endpoint or not path.endswith(self.endpoint):
             return None
         return path.removesuffix(self.endpoint), self.endpoint
+
+    def streamed(self, path: str, query: Mapping[str, str], body: Json) -> Json | None:
+        """Return what ``event_stream`` has to know of a streamed call; None for one that is not."""
+        return body if body.get("stream") else None
+
+    def model(self, endpoint: str) -> str:
+        """Return the model that an endpoint names, or an empty string where the body does."""
+        return ""
 
     # ---- requests
 
