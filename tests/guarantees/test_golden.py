@@ -44,7 +44,7 @@ BATCH = ("--langasync-batch", "--langasync-poll-interval=0.05")
 LATER = ("test_waits", "test_waits_for_both", "test_waits_at_claude")
 """Tests of ``test_later.py``, whose last answers are not."""
 COLUMNS = ("provider", "model", "status", "asked", "ok", "failed", "paid")
-ADDED = frozenset({"tests[].failure", "tests[].xfail"})
+ADDED = frozenset({"models[].flex", "totals.flex", "tests[].failure", "tests[].xfail"})
 """Fields that reports of schema 1 have got since, as in ``tests[].calls[].model``."""
 
 MAIN = Path(pytest_langasync.__file__).with_name("__main__.py").read_text("utf-8")
