@@ -206,21 +206,24 @@ def sees_nothing(item: pytest.Item) -> bool:
     given = getattr(getattr(item, "callspec", None), "params", {}).keys()
     if info is None or not set(info.argnames) <= given:
         return False
-    return names_only(getattr(item, "function", None), HARMLESS | given)
+    named = names_in(getattr(item, "function", None))
+    return named is not None and named <= HARMLESS | given
 
 
-def names_only(function: Any, names: Set[str]) -> bool:
-    """Whether a function's body names nothing else, and imports nothing.
+@functools.lru_cache(maxsize=256)
+def names_in(function: Any) -> Set[str] | None:
+    """Return all names in a function's body; None where it imports something, or is not known.
 
     Its source tells, not its code: pytest writes names of its own into that.
     """
     try:
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     except (OSError, TypeError, ValueError, SyntaxError):
-        return False
+        return None
     nodes = [node for part in getattr(definition, "body", ()) for node in ast.walk(part)]
-    given = {one.id for one in nodes if isinstance(one, ast.Name)}
-    return given <= names and not any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in nodes)
+    if any(isinstance(one, (ast.Import, ast.ImportFrom)) for one in nodes):
+        return None
+    return {one.id for one in nodes if isinstance(one, ast.Name)}
 
 
 def may_hold_state(fixturedef: pytest.FixtureDef[Any]) -> bool:

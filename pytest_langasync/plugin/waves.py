@@ -169,8 +169,9 @@ class Waves:
         for entry in self._in_order(entry for entry in self.queue if entry.held):
             waits = self.neighbours.earlier_waiting(entry.item)
             if not waits and (not entry.with_module or (with_modules and self._alone(entry))):
-                taken += self._take([entry])
-        return taken
+                self.neighbours.goes_on(entry.item)  # those after it need not wait for it
+                taken.append(entry)
+        return self._take(taken)
 
     def _alone(self, entry: Entry) -> bool:
         """Whether no test that has to run with this one waits for answers."""
