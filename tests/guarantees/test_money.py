@@ -66,8 +66,9 @@ def test_summary(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["homemade-7b"][5:7] == ["?", "?"]
     assert rows["total"][1] == "3" and rows["total"][4].endswith("+?")
     assert "1 request of model homemade-7b has no known price" in first.outlines
-    (saved,) = [line for line in first.outlines if line.startswith("saved ")]
-    assert saved.endswith("for 3 requests, 1 request of unknown price left out")
+    (paid,) = [line for line in first.outlines if line.startswith("this run: paid ")]
+    assert paid.endswith("for 3 requests, 1 request of unknown price left out")
+    (saved,) = [line for line in first.outlines if line.startswith("these verdicts: saved ")]
     assert "(50.0 %)" in saved
     reports = "--langasync-report=run.json,run.md,run.html"
     second = suite.run(reports)
@@ -77,9 +78,12 @@ def test_summary(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     assert models["homemade-7b"]["paid_usd"] is None and models["homemade-7b"]["unknown_price"] == 1
     assert models["gpt-4o-mini"]["list_price_usd"] > 0
     assert table(second)["model"][2] == "cache" and table(second)["total"][5] == "$0.00+?"
-    assert re.search(r"^cached answers are \d+s( to \d+s)? old$", second.stdout.str(), re.M)
-    (saved,) = [line for line in second.outlines if line.startswith("saved ")]
-    assert "(100.0 %)" in saved and "paid $0.00" in saved
+    old = r"^nothing was bought: answers are \d+s( to \d+s)? old$"
+    assert re.search(old, second.stdout.str(), re.M)
+    assert saved in second.outlines, "the verdicts cost what they cost, whoever paid"
+    assert any(line.startswith("this run: paid $0.00 for 3") for line in second.outlines)
+    assert "nothing was bought" in (suite.path / "run.md").read_text()
+    assert "Nothing was bought" in (suite.path / "run.html").read_text()
 
 
 def test_the_model_that_served(suite: Suite) -> None:
