@@ -135,6 +135,9 @@ class Replay:
             return False
         if not entry.ok and entry.received_at < self._rules.errors_not_before:
             return False
+        batched = not entry.ok and bool(entry.file.job_id)
+        if batched and self._refusals is not None and self._refusals.holds(key):
+            return False  # what a batch alone refuses is no answer
         if entry.retryable and entry.received_at < self._retries_not_before:
             return False
         if entry.received_at < self.started_at:
