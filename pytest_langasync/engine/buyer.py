@@ -83,7 +83,7 @@ class LaneBuyer:
         """
         if self._settings.estimate:
             self._run.tell_request_changes(missing)
-            self._estimated(list(self._run.budget.estimates(missing)))
+            self._estimated(list(self._run.budget.estimates(missing, likely=True)))
             return WaveResult(over=True)
         if self._begun_at is None:
             self._begun_at = self._run.context.timer()

@@ -30,7 +30,7 @@ This relies on inner behaviour of Python in four places:
 A loop of asyncio's looks after its own tasks (see ``loops``).
 
 Measured: a wait costs 1 µs more in threads that belong to no attempt, 6 µs in those that do; a
-parked attempt costs 56 µs with all of this.
+parked attempt costs 33 µs with all of this.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from pytest_langasync.costs.ledger import LaneRow, Summary, SummaryRow, source_of
-from pytest_langasync.costs.prices import Estimate
+from pytest_langasync.costs.prices import ASSUMED_OUTPUT, Estimate, add_estimates
 from pytest_langasync.models import Answer, Call
 from pytest_langasync.providers import dialect_of
 from pytest_langasync.reporting.text import (
@@ -112,6 +112,7 @@ def estimate_lines(estimates: Mapping[tuple[str, str], Estimate]) -> list[Line]:
         for (_, model), one in sorted(estimates.items())
         if (what := _missing(one))
     ]
+    lines += [Line(text) for text in _lanes_side_by_side(estimates.values())]
     lines.append(Line(_least_and_most(estimates.values()), _BOLD))
     lines.append(
         Line(
@@ -356,6 +357,26 @@ def _missing(one: Estimate) -> str:
     if one.batch_price is None:
         return "batch price" if one.list_price is not None else "price"
     return "upper bound" if one.batch_upper is None else ""
+
+
+def _lanes_side_by_side(estimates: Iterable[Estimate]) -> list[str]:
+    total = add_estimates(estimates)
+    lanes = (
+        ("batch", total.batch_likely, total.batch_upper, "minutes to 24 hours"),
+        ("flex", total.batch_likely, total.batch_upper, "seconds to 15 minutes, where it is sold"),
+        ("real time", total.list_likely, total.list_upper, "seconds"),
+    )
+    rows = [["lane", "likely", "at most", "answers in"]]
+    rows += [[name, _amount(likely), _amount(most), time] for name, likely, most, time in lanes]
+    known = total.requests - total.assumed
+    told = f"{known:,} of {total.requests:,} by the length of earlier answers of the same test"
+    if total.assumed:
+        told += f", the others as if an answer had {ASSUMED_OUTPUT} tokens"
+    return [*_aligned(rows), f"likely: {told}"]
+
+
+def _amount(price: Decimal | None) -> str:
+    return "unknown" if price is None else money(price)
 
 
 def _least_and_most(estimates: Iterable[Estimate]) -> str:
