@@ -232,6 +232,10 @@ class Answer:
         return "batch" if self.job_id else self.lane or "realtime"
 
 
+ABOUT_THE_REQUEST = frozenset({400, 404, 410, 413, 415, 422})
+"""Statuses of errors that stay the same until the request changes."""
+
+
 class JobState(enum.StrEnum):
     """Where a job stands, the providers' status words reduced to what decides the next step."""
 

@@ -178,6 +178,44 @@ def test_no_cycle_and_few_floors() -> None:
     assert floors(files) <= FLOORS_OF_FILES
 
 
+ARCHITECTURE = ROOT.parent / "docs" / "contributing" / "architecture.md"
+
+
+def rooms_imported() -> dict[str, set[str]]:
+    """Return which rooms each room imports."""
+    found: dict[str, set[str]] = {name: set() for name in MAY_IMPORT}
+    for module in modules():
+        name = room(dotted(module))
+        if name in found:
+            found[name] |= {room(one) for one in own_imports(module)} & found.keys() - {name}
+    return found
+
+
+def diagram(rooms: dict[str, set[str]]) -> str:
+    """Draw the rooms, top floor first. An arrow that follows from two others is left out."""
+    below: dict[str, set[str]] = {}
+    for name in TopologicalSorter(rooms).static_order():
+        below[name] = rooms[name].union(*(below[one] for one in rooms[name]))
+    lines = ["```mermaid", "flowchart TD"]
+    for name in reversed(MAY_IMPORT):
+        implied = set().union(*(below[one] for one in rooms[name]))
+        lines += [f"    {name} --> {one}" for one in sorted(rooms[name] - implied)]
+    return "\n".join([*lines, "```"])
+
+
+def test_the_diagram_of_rooms_is_what_is_imported() -> None:
+    """Where this fails, paste what is expected into the page."""
+    assert diagram(rooms_imported()) in ARCHITECTURE.read_text(encoding="utf-8")
+
+
+def test_the_page_of_architecture_names_what_there_is() -> None:
+    named = re.findall(r"`([a-z_]+(?:/[a-z_]+)*/?[a-z_]*\.py|[a-z_]+/)`", ARCHITECTURE.read_text())
+    assert named
+    assert [
+        name for name in named if not any((at / name).exists() for at in (ROOT, ROOT.parent))
+    ] == []
+
+
 def test_names_with_an_underscore_stay_in_their_room() -> None:
     strayed = [
         f"{module}: {one}"

@@ -10,9 +10,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_langasync.cache.chain_jobs import JobRecord, load_record, load_records, new_record
 from pytest_langasync.chains.invoke import Invoker
 from pytest_langasync.chains.job import BatchJob
-from pytest_langasync.chains.records import JobRecord, load_record, load_records, new_record
 from pytest_langasync.chains.runner import Listener, Runner, input_names
 from pytest_langasync.config import Settings
 from pytest_langasync.costs.prices import Estimate, add_estimates

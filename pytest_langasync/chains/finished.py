@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_langasync.chains.records import JobCounts, JobRecord
-from pytest_langasync.chains.runner import Outcome
+from pytest_langasync.cache.chain_jobs import JobRecord
+from pytest_langasync.chains.runner import JobCounts, Outcome
 from pytest_langasync.costs.ledger import Summary
 from pytest_langasync.exceptions import ConfigurationError, LangasyncError
 

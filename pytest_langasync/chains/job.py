@@ -8,12 +8,12 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
+from pytest_langasync.cache.chain_jobs import JobRecord
 from pytest_langasync.chains.finished import FinishedWork
 from pytest_langasync.chains.invoke import Invoker
 from pytest_langasync.chains.monitor import active_monitors
 from pytest_langasync.chains.passes import Work
-from pytest_langasync.chains.records import JobCounts, JobRecord
-from pytest_langasync.chains.runner import Listener
+from pytest_langasync.chains.runner import JobCounts, Listener
 from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.costs.ledger import Summary
 from pytest_langasync.exceptions import JobPendingError, ProviderError

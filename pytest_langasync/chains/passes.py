@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from pytest_langasync.cache.chain_jobs import JobRecord
 from pytest_langasync.chains.invoke import Invoker
-from pytest_langasync.chains.records import JobCounts, JobRecord
-from pytest_langasync.chains.runner import Listener, Outcome, Runner
+from pytest_langasync.chains.runner import JobCounts, Listener, Outcome, Runner
 from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.costs.ledger import Summary
 from pytest_langasync.exceptions import (

@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_langasync.cache import redaction
+from pytest_langasync.cache.chain_jobs import JobRecord
 from pytest_langasync.chains.invoke import Invoker
-from pytest_langasync.chains.records import JobRecord
 from pytest_langasync.config import Settings, suite_of
 from pytest_langasync.engine import differences
 from pytest_langasync.engine.replay import Attempt, ReplayRules
@@ -28,7 +28,7 @@ from pytest_langasync.exceptions import ConfigurationError, NotReproducibleError
 from pytest_langasync.interception.event_loop import finish
 from pytest_langasync.models import AttemptOptions, Event, MissingCall, Request, digest
 
-__all__ = ["Listener", "Outcome", "Runner", "input_names", "suite_name"]
+__all__ = ["JobCounts", "Listener", "Outcome", "Runner", "input_names", "suite_name"]
 
 _PASS = threading.Lock()
 """Patches are made for the whole process: one pass at a time."""
@@ -65,6 +65,21 @@ class Outcome:
     parked: bool = False
     refused: bool = False
     """Whether a provider's answer to one of its calls was an error."""
+
+
+@dataclass(frozen=True)
+class JobCounts:
+    """How far a job is known to be."""
+
+    inputs: int
+    done: int
+    """Inputs with a result or a final error."""
+    failed: int
+    """Inputs with a final error."""
+    requests: int = 0
+    """Requests in the provider's jobs that run now."""
+    answered: int = 0
+    """How many of these the provider says are answered."""
 
 
 def input_names(inputs: Sequence[Any], fallback: str) -> list[str]:

@@ -54,6 +54,8 @@ class Entry:
     list_price: Decimal | None
     paid: Decimal | None
     """What this run paid for it: nothing when it came from the cache."""
+    cost: Decimal | None = None
+    """What it cost when it was bought, whoever bought it."""
 
     @property
     def ok(self) -> bool:
@@ -111,6 +113,11 @@ class SummaryRow:
     output_tokens: int = 0
     list_price: Decimal = Decimal(0)
     paid: Decimal = Decimal(0)
+    """What this run paid."""
+    verdicts_list_price: Decimal = Decimal(0)
+    """The list price of the answers that verdicts used: what real time would have cost."""
+    verdicts_cost: Decimal = Decimal(0)
+    """What these cost when they were bought, in this run or an earlier one, whoever paid."""
     unknown: int = 0
     """How many answers have no known price."""
 
@@ -186,6 +193,7 @@ class Books:
     changed: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     retries: tuple[Retry, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 @dataclass
@@ -196,8 +204,10 @@ class _Tally:
     counts: Counter[str] = field(default_factory=Counter)
     list_price: Decimal = Decimal(0)
     paid: Decimal = Decimal(0)
+    verdicts_list_price: Decimal = Decimal(0)
+    verdicts_cost: Decimal = Decimal(0)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Entry, *, used: bool) -> None:
         if entry.served not in ("", entry.asked):
             self.served.add(entry.served)
         self.counts[_COLUMN[entry.source]] += 1
@@ -209,6 +219,9 @@ class _Tally:
         if entry.list_price is not None and entry.paid is not None:
             self.list_price += entry.list_price
             self.paid += entry.paid
+            if used and entry.cost is not None:
+                self.verdicts_list_price += entry.list_price
+                self.verdicts_cost += entry.cost
         else:
             self.counts["unknown"] += 1
 
@@ -219,6 +232,8 @@ class _Tally:
             tuple(sorted(self.served)),
             list_price=self.list_price,
             paid=self.paid,
+            verdicts_list_price=self.verdicts_list_price,
+            verdicts_cost=self.verdicts_cost,
             **self.counts,
         )
 
@@ -245,6 +260,8 @@ class Ledger:
         self._masked: Counter[str] = Counter()
         self._changed: set[str] = set()
         self._unseen: set[str] = set()
+        self._unused: set[str] = set()
+        """Keys of answers that no verdict used."""
         self._retries: Counter[tuple[str, str]] = Counter()
 
     def used(self, test: str, call: Call, answer: Answer) -> Entry:
@@ -274,6 +291,7 @@ class Ledger:
     def unused(self, test: str, key: str, request: Request, answer: Answer) -> None:
         """Note an answer that this run bought and no verdict used: it is paid all the same."""
         self._tests.setdefault(test, {})[key] = None
+        self._unused.add(key)
         self._keep(self._entry(key, request, answer))
 
     def deferred(self, test: str, pending: MissingCall, job_id: str | None) -> None:
@@ -328,6 +346,7 @@ class Ledger:
             changed=tuple(sorted(self._changed)),
             unseen=tuple(sorted(self._unseen)),
             retries=tuple(Retry(*key, count) for key, count in sorted(self._retries.items())),
+            unused=tuple(sorted(self._unused)),
         )
 
     def merge(self, other: Books) -> None:
@@ -344,6 +363,7 @@ class Ledger:
         self._masked.update(other.masked)
         self._changed.update(other.changed)
         self._unseen.update(other.unseen)
+        self._unused.update(other.unused)
         for retry in other.retries:
             self._retries[retry.job_id, retry.reason] += retry.count
 
@@ -351,7 +371,9 @@ class Ledger:
         """Return the sums, as of now."""
         tallies: dict[tuple[str, str], _Tally] = {}
         for entry in self._entries.values():
-            tallies.setdefault((entry.provider, entry.asked), _Tally()).add(entry)
+            tallies.setdefault((entry.provider, entry.asked), _Tally()).add(
+                entry, used=entry.key not in self._unused
+            )
         waiting = [one for key, one in self._deferred.items() if key not in self._entries]
         for one in waiting:
             tallies.setdefault((one.provider, one.asked), _Tally()).counts["deferred"] += 1
@@ -406,6 +428,7 @@ class Ledger:
             usage=cost.usage,
             list_price=list_price,
             paid=Decimal(0) if source == "cache" else paid,
+            cost=paid,
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -29,6 +29,9 @@ __all__ = ["Cost", "Estimate", "PriceBook", "Usage", "add_estimates", "usage_of"
 
 IMAGE_TOKENS = 1_600
 """Assumed for every image in an estimate: what Anthropic counts for its largest standard image."""
+
+ASSUMED_OUTPUT = 300
+"""Tokens of an answer in an estimate, where no earlier answer tells."""
 
 BYTES_PER_TOKEN = 4
 """Of UTF-8 text, in an estimate: right for English, a little high for most other languages."""
@@ -87,6 +90,15 @@ class Estimate:
     list_upper: Decimal | None
     batch_upper: Decimal | None
     requests: int = 1
+    list_likely: Decimal | None = None
+    """With an output of a likely length, as is ``batch_likely``."""
+    batch_likely: Decimal | None = None
+    assumed: int = 0
+    """For how many requests nothing tells a likely length: ``ASSUMED_OUTPUT`` stands for it."""
+
+
+_ZERO = Decimal(0)
+_FREE = Estimate(0, 0, _ZERO, _ZERO, _ZERO, _ZERO, 1, _ZERO, _ZERO)
 
 
 def usage_of(provider: str, endpoint: str, body: Any) -> Usage | None:
@@ -97,7 +109,7 @@ def usage_of(provider: str, endpoint: str, body: Any) -> Usage | None:
 
 def add_estimates(estimates: Iterable[Estimate]) -> Estimate:
     """Return the sum; a figure that is unknown for one of them is unknown in the sum."""
-    total = Estimate(0, 0, Decimal(0), Decimal(0), Decimal(0), Decimal(0), requests=0)
+    total = replace(_FREE, requests=0)
     for one in estimates:
         total = Estimate(
             total.input_tokens + one.input_tokens,
@@ -106,7 +118,10 @@ def add_estimates(estimates: Iterable[Estimate]) -> Estimate:
             _plus(total.batch_price, one.batch_price),
             _plus(total.list_upper, one.list_upper),
             _plus(total.batch_upper, one.batch_upper),
-            requests=total.requests + one.requests,
+            total.requests + one.requests,
+            _plus(total.list_likely, one.list_likely),
+            _plus(total.batch_likely, one.batch_likely),
+            total.assumed + one.assumed,
         )
     return total
 
@@ -170,10 +185,15 @@ class PriceBook:
                 counts[unit] = count
         return fees
 
-    def estimate(self, request: Request, *, at: float | None = None) -> Estimate:
-        """Return what ``request`` would use and cost at ``at`` (seconds since the epoch; now)."""
+    def estimate(
+        self, request: Request, *, at: float | None = None, likely_output: int | None = None
+    ) -> Estimate:
+        """Return what ``request`` would use and cost at ``at`` (seconds since the epoch; now).
+
+        ``likely_output`` is how many tokens its answer is likely to have, where something tells.
+        """
         if is_free(request.target.provider, request.target.endpoint):
-            return Estimate(0, 0, Decimal(0), Decimal(0), Decimal(0), Decimal(0))
+            return _FREE
         minute = (CLOCK.now() if at is None else at) // 60
         found = self._find(request.target.provider, request.model)
         tokens, bounded = _input_tokens(request)
@@ -186,6 +206,10 @@ class PriceBook:
                 return None
             return self._price(request.target.provider, request.model, used, context, minute)
 
+        most = ASSUMED_OUTPUT if output is None else output
+        likely = _tokens(
+            tokens, min(ASSUMED_OUTPUT, most) if likely_output is None else likely_output
+        )
         least = _tokens(tokens, 0)
         return Estimate(
             tokens,
@@ -194,6 +218,10 @@ class PriceBook:
             price(least, _BATCH),
             price(upper, listed),
             price(upper, _BATCH),
+            1,
+            price(likely, listed),
+            price(likely, _BATCH),
+            int(likely_output is None and most > 0),
         )
 
     def may_have_tier(self, provider: str, model: str, tier: str) -> bool:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from pytest_langasync.costs.ledger import source_of
-from pytest_langasync.costs.prices import Estimate, PriceBook
+from pytest_langasync.costs.prices import Estimate, PriceBook, usage_of
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.models import MissingCall, Request, Target
 from pytest_langasync.providers import dialect_of
 
 if TYPE_CHECKING:
+    from pytest_langasync.cache.store import Store
     from pytest_langasync.lanes import RunContext
 
 __all__ = ["Budget"]
+
+SAMPLED = 50
+"""How many earlier answers tell a likely length: the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +54,23 @@ class Budget:
         self._open: dict[str, _Commitment] = {}
 
     def estimates(
-        self, missing_calls: Iterable[MissingCall], *, output_tokens: int | None = None
+        self,
+        missing_calls: Iterable[MissingCall],
+        *,
+        output_tokens: int | None = None,
+        likely: bool = False,
     ) -> Iterator[tuple[MissingCall, Estimate]]:
         """Yield what each missing call would cost, with ``output_tokens`` in place of its own
-        output limit where given."""
+        output limit where given. ``likely`` also looks at how long earlier answers were."""
+        past = PastOutputs(self._store) if likely else None
         for pending in missing_calls:
             request = self._request(pending)
             if output_tokens is not None:
                 dialect = dialect_of(pending.target)
                 body = dialect.with_output_limit(request.body, output_tokens)
                 request = replace(request, body=body)
-            yield pending, self._prices.estimate(request)
+            length = past.likely(pending) if past else None
+            yield pending, self._prices.estimate(request, likely_output=length)
 
     def check(self, fresh: Sequence[MissingCall], lane: str = "batch") -> None:
         """Commit calls that are about to be bought by a lane.
@@ -123,6 +135,45 @@ class Budget:
                 f"{_why_unbounded(estimate)}, or leave the option away. Nothing was sent for it"
             )
         return _Commitment(upper, request.target, request.model)
+
+
+class PastOutputs:
+    """How long the stored answers of a test, or of its function, were."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        self._known: dict[tuple[str, str], int | None] = {}
+        for key in store.received_since(0.0):
+            stored = store.request(key)
+            if stored is not None:
+                for owner in {stored.owner, _function(stored.owner)}:
+                    self._keys[owner, stored.meta.model].append(key)
+
+    def likely(self, call: MissingCall) -> int | None:
+        """Return the median of what the same test was answered by this model, or its function."""
+        for owner in (call.owner, _function(call.owner)):
+            place = (owner, call.model)
+            if place not in self._known:
+                self._known[place] = self._median(self._keys.get(place, ()), call.target)
+            if (found := self._known[place]) is not None:
+                return found
+        return None
+
+    def _median(self, keys: Sequence[str], target: Target) -> int | None:
+        answers = (self._store.answer(key) for key in keys[-SAMPLED:])
+        used = [
+            usage_of(target.provider, target.endpoint, answer.body)
+            for answer in answers
+            if answer is not None and answer.ok
+        ]
+        lengths = [usage.output_tokens for usage in used if usage is not None]
+        return round(statistics.median(lengths)) if lengths else None
+
+
+def _function(owner: str) -> str:
+    """Return the test function of a test: what all its cases have in common."""
+    return owner.partition("[")[0]
 
 
 def _why_unbounded(estimate: Estimate) -> str:

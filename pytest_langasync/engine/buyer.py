@@ -83,7 +83,7 @@ class LaneBuyer:
         """
         if self._settings.estimate:
             self._run.tell_request_changes(missing)
-            self._estimated(list(self._run.budget.estimates(missing)))
+            self._estimated(list(self._run.budget.estimates(missing, likely=True)))
             return WaveResult(over=True)
         if self._begun_at is None:
             self._begun_at = self._run.context.timer()
@@ -104,6 +104,7 @@ class LaneBuyer:
         batch = by_lane.pop("batch", [])
         if self._cancelled_at and self._settings.on_timeout == "cancel":
             return WaveResult(over=True, why=CANCELLED)
+        known = len(self._run.refusals.all())
         if batch:
             self._run.wave(batch)
         urgent: list[str] = []
@@ -118,7 +119,9 @@ class LaneBuyer:
             return self._collect(urgent)
         if urgent:
             return WaveResult(urgent=urgent, cancelled_at=self._cancelled_at)
-        return self._wait_for_batches()
+        result = self._wait_for_batches()
+        # What batches turn out to refuse goes by another lane.
+        return None if len(self._run.refusals.all()) > known else result
 
     # ---- stages
 

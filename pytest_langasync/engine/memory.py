@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pytest_langasync.cache.records import OwnerState
 from pytest_langasync.config import CLOCK
 from pytest_langasync.engine.refresh import NOTHING, Refresh, end_run
+from pytest_langasync.models import ABOUT_THE_REQUEST
 
 if TYPE_CHECKING:
     from pytest_langasync.config import Settings
@@ -80,7 +81,7 @@ class Memory:
         if owner in self._states:
             self._changes[owner] = None
         for scope, answer in used:
-            if not answer.ok:
+            if not answer.ok and answer.status not in ABOUT_THE_REQUEST:
                 self._changes[scope] = OwnerState(errors_spent_at=CLOCK.now())
             if scope != owner:
                 self._fixtures.add(scope)

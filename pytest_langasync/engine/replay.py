@@ -21,6 +21,7 @@ from pytest_langasync.engine import differences
 from pytest_langasync.engine.kept import Kept, deletion_of, identifier, is_final
 from pytest_langasync.interception.context import CallContext
 from pytest_langasync.models import (
+    ABOUT_THE_REQUEST,
     Answer,
     AttemptOptions,
     Call,
@@ -122,7 +123,11 @@ class Replay:
         return self.store.answer(key) if self.has(key, owner) else None
 
     def has(self, key: str, owner: str) -> bool:
-        """Whether a stored answer may still serve: not too old; an error only for one verdict."""
+        """Whether a stored answer may still serve: it is not too old.
+
+        An error that may pass by itself serves one verdict. One about the request is an answer like
+        any other: a test that expects it is free when warm, and works offline.
+        """
         entry = self.store.peek(key)
         if entry is None:
             return False
@@ -130,11 +135,15 @@ class Replay:
             return False
         if not entry.ok and entry.received_at < self._rules.errors_not_before:
             return False
+        batched = not entry.ok and bool(entry.file.job_id)
+        if batched and self._refusals is not None and self._refusals.holds(key):
+            return False  # what a batch alone refuses is no answer
         if entry.retryable and entry.received_at < self._retries_not_before:
             return False
         if entry.received_at < self.started_at:
             spent = self.memory.state(owner).errors_spent_at
-            if not entry.ok and entry.received_at <= spent:
+            passing = not entry.ok and entry.status not in ABOUT_THE_REQUEST
+            if passing and entry.received_at <= spent:
                 return False
             if self.memory.refresh.too_old(owner, entry.age[0], entry.received_at):
                 return False
@@ -381,7 +390,8 @@ class Attempt:
 
     def _answer(self, call: Call, slot: _Slot, live: bool) -> Answer | None:
         answer = self.replay.kept.unfinished(call.key) or self.replay.find(call.key, self.scope)
-        if answer is not None and (answer.ok or not live):
+        lasting = answer is not None and answer.status in ABOUT_THE_REQUEST
+        if answer is not None and (answer.ok or lasting or not live):
             return answer
         if live:  # whoever retries in real time reaches the provider
             return self._twin(call)

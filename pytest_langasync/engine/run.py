@@ -443,6 +443,10 @@ class Run:
         """
         if self.refusals.of_missing(pending):
             return False
+        if self.refusals.all():
+            body = self.store.spooled(pending.key)
+            if self.refusals.of_request(Request(pending.target, body, pending.model)):
+                return False
         if not (has_one := self.hosts.has_batch_api(pending.target)):
             self.refusals.add_host(pending.target, NO_BATCH_API)
         return has_one

@@ -79,7 +79,8 @@ TURNING = 1.0
 CALM = 2
 """Looks in a row at which nothing can go on by itself, after which the main coroutine is ended."""
 
-MONOTONIC = CLOCK.timer
+MONOTONIC = time.monotonic
+"""The clock of asyncio's loops, as long as no test has frozen it."""
 Loop = asyncio.AbstractEventLoop
 Task = asyncio.Task[Any]
 
@@ -480,7 +481,7 @@ class _Running:
 async def _turn() -> None:
     """Let the loop turn for a moment, also where a test has frozen its clock (freezegun): none of
     its timers ever ends then."""
-    if CLOCK.timer is MONOTONIC:
+    if time.monotonic is MONOTONIC:
         await asyncio.sleep(TURN)
     else:
         time.sleep(TURN)

@@ -51,6 +51,10 @@ class Refusals:
         """Note that a host has no batch API."""
         self.add([Refusal(*target.host, why)])
 
+    def holds(self, key: str) -> bool:
+        """Return whether a batch has refused this very call."""
+        return any(one.key == key for one in self._all)
+
     def of_missing(self, call: MissingCall) -> str:
         """Return why a missing call cannot be batched, or an empty string."""
         return self._why(call.target, call.model, "", call.key)

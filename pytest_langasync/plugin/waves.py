@@ -263,8 +263,11 @@ class Waves:
         reasons = {entry: self._reason(entry, why, waiting) for entry in self.queue}
         for entry in self._in_order(self._take(self.queue)):
             reason = reasons[entry]
-            self._run.defer(entry.item.nodeid, entry.missing)
             with self._worker_index(entry.item):
+                if self.settings.estimate:  # which was to judge nothing
+                    report_skipped(entry.item, reason)
+                    continue
+                self._run.defer(entry.item.nodeid, entry.missing)
                 report_skipped(entry.item, reason, langasync_deferred=reason)
 
     def _reason(self, entry: Entry, why: str, waiting: Mapping[int, Entry]) -> str:

@@ -81,6 +81,18 @@ class Google(Provider):
                 return "Gemini ignores responseJsonSchema inside a batch"
         return ""
 
+    def in_flex(self, request: Request) -> Mapping[str, Any] | None:
+        """See ``Provider``. A tier that the request itself names stays."""
+        if {"serviceTier", "service_tier"} & request.body.keys():
+            return None
+        return {**request.body, "serviceTier": "flex"}
+
+    def refuses_flex(self, status: int, body: Any) -> bool:
+        """See ``Provider``."""
+        said = str(GENERATE_CONTENT.error_of(body).get("message") or "")
+        words = said.lower().replace("_", " ").replace("servicetier", "service tier")
+        return status == 400 and ("service tier" in words or "flex" in words)
+
     def line_bytes(self, custom_id: str, body_bytes: int) -> int:
         """Return an upper bound of what a request adds to the batch, in bytes."""
         return len(to_json(_line(custom_id, {}))) + body_bytes + 1

@@ -69,8 +69,13 @@ NAMES = {
 by their host."""
 KEY_VARIABLES = (
     *("AZURE_OPENAI_API_KEY", "CO_API_KEY", "COHERE_API_KEY", "DEEPSEEK_API_KEY"),
-    *("FIREWORKS_API_KEY", "GEMINI_API_KEY", "GROQ_API_KEY", "MISTRAL_API_KEY"),
-    *("OPENROUTER_API_KEY", "TOGETHER_API_KEY", "VOYAGE_API_KEY", "XAI_API_KEY"),
+    *(
+        "FIREWORKS_API_KEY",
+        "OPENROUTER_API_KEY",
+        "TOGETHER_API_KEY",
+        "VOYAGE_API_KEY",
+        "XAI_API_KEY",
+    ),
 )
 """Where the SDKs of others read their keys. Not AWS's: a key there hides a profile or a role, which
 other tests may need."""

@@ -52,6 +52,7 @@ def run_report(
         jobs=list(summary.jobs),
         passed=[PassedCalls(host=h, calls=n, why=why) for h, n, why in summary.passed],
         retries=[RetriedRequests(**asdict(retry)) for retry in summary.retries],
+        cache_ages_seconds=summary.cache_ages,
         masked=summary.masked,
         changed=list(summary.changed),
         tests=[
@@ -108,6 +109,8 @@ def _money(row: SummaryRow) -> Mapping[str, float]:
         "paid_usd": float(row.paid),
         "saved_usd": float(row.saved),
         "saved_percent": round(row.saved_percent, 2),
+        "verdicts_list_price_usd": float(row.verdicts_list_price),
+        "verdicts_cost_usd": float(row.verdicts_cost),
     }
 
 

@@ -52,13 +52,28 @@ def _headline(run: RunReport) -> str:
     parts += [f"**{words.count(word):,} {word}**" for word in _VERDICTS if words.count(word)]
     total = run.totals
     if total.requests:
-        saved, paid = _usd(total.saved_usd), _usd(total.paid_usd)
-        parts.append(f"saved {saved} ({total.saved_percent or 0:.1f} %), paid {paid}")
+        parts += _money(total)
+    if run.freshness:
+        parts.append(f"**{run.freshness}**")
     if total.unknown_price:
         parts.append(f"the price of {total.unknown_price:,} requests is unknown")
     if run.settings.get("sandbox"):
         parts.append("sandbox: nothing was paid")
     return " · ".join(parts)
+
+
+def _money(total: CostRow) -> Iterator[str]:
+    cost, listed = total.verdicts_cost_usd, total.verdicts_list_price_usd
+    if cost is None or listed is None:  # a report of an earlier version
+        percent = f"{total.saved_percent or 0:.1f} %"
+        yield f"saved {_usd(total.saved_usd)} ({percent}), paid {_usd(total.paid_usd)}"
+        return
+    yield f"this run paid {_usd(total.paid_usd)}"
+    percent = f" ({100 * (listed - cost) / listed:.1f} %)" if listed else ""
+    yield (
+        f"these verdicts: {_usd(cost)} when their answers were bought, {_usd(listed)} at list "
+        f"price, saved {_usd(listed - cost)}{percent}"
+    )
 
 
 def _failed_gates(gates: Sequence[GateResult]) -> Iterator[str]:

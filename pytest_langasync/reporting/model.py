@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from pytest_langasync.reporting.text import nothing_bought
 from pytest_langasync.scoring.gates import GateResult
 
 __all__ = [
@@ -156,7 +157,15 @@ class TestReport(_Model):
 
 
 class CostRow(_Model):
-    """Sums over requests, of one model or of all. Money is in USD; what is unknown is left out."""
+    """Sums over requests, of one model or of all. Money is in USD; what is unknown is left out.
+
+    ``list_price_usd``, ``paid_usd`` and ``saved_usd`` are of this run, in which an answer of the
+    cache costs nothing.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra=_may_lack("verdicts_list_price_usd", "verdicts_cost_usd")
+    )
 
     provider: str = ""
     model: str = ""
@@ -177,6 +186,10 @@ class CostRow(_Model):
     paid_usd: float | None = None
     saved_usd: float | None = None
     saved_percent: float | None = None
+    verdicts_list_price_usd: float | None = None
+    """The list price of the answers that verdicts used: what real time would have cost."""
+    verdicts_cost_usd: float | None = None
+    """What these cost when they were bought, in this run or an earlier one, whoever paid."""
     unknown_price: int = 0
     """How many requests have no known price."""
 
@@ -249,6 +262,8 @@ _TEXTS: dict[str, Any] = {
 class RunReport(_Model):
     """What a run did and cost. Times are seconds since the epoch, money is in USD."""
 
+    model_config = ConfigDict(json_schema_extra=_may_lack("cache_ages_seconds"))
+
     version: int = Field(
         default=SCHEMA,
         validation_alias=AliasChoices("schema", "version"),
@@ -266,6 +281,8 @@ class RunReport(_Model):
     jobs: list[str] = []
     passed: list[PassedCalls] = []
     retries: list[RetriedRequests] = []
+    cache_ages_seconds: tuple[float, float] | None = None
+    """How old the youngest and the oldest answer of the cache were when the run began."""
     masked: int = 0
     """Answers that served a request with other generated identifiers."""
     changed: list[str] = []
@@ -273,6 +290,12 @@ class RunReport(_Model):
     gates: list[GateResult] = []
     comparison: Comparison | None = None
     tests: list[TestReport]
+
+    @property
+    def freshness(self) -> str:
+        """A sentence where a run bought nothing and judged old answers alone; else empty."""
+        bought_nothing = 0 < self.totals.requests == self.totals.cached
+        return nothing_bought(self.cache_ages_seconds) if bought_nothing else ""
 
     def judged(self) -> dict[str, TestReport]:
         """Return the marked tests that came to a verdict, by node ID."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 from pytest_langasync.costs.ledger import LaneRow, Summary, SummaryRow, source_of
-from pytest_langasync.costs.prices import Estimate
+from pytest_langasync.costs.prices import ASSUMED_OUTPUT, Estimate, add_estimates
 from pytest_langasync.models import Answer, Call
 from pytest_langasync.providers import dialect_of
 from pytest_langasync.reporting.text import (
+    ages,
     duration,
     escape,
     money,
+    nothing_bought,
     one_line,
     shorten,
 )
@@ -22,6 +25,10 @@ __all__ = ["Line", "escape", "estimate_lines", "failure_section", "notice", "sum
 
 _LONGEST_TEXT = 600
 _NARROWEST_NAME = 20
+DAY = 86_400
+WRAPPED = 60
+"""Columns below which lines are wrapped between words."""
+LEGEND = "counts are requests, by where their answers came from; paid: by this run"
 _BOLD = {"bold": True}
 _NOTICE = {"yellow": True}
 _SOURCES = {"batch": "batch", "flex": "flex", "realtime": "real time", "cache": "cache"}
@@ -51,18 +58,24 @@ def summary_lines(summary: Summary, verbose: bool = False, width: int = 80) -> l
         return [Line(text, _NOTICE) for text in _warnings(summary)]
     table, total = _table(summary, width), summary.total
     lines = [Line(text) for text in table]
+    if total.requests:
+        lines.append(Line(LEGEND))
     if total.requests and "in" not in table[0].split():  # there was no room for these columns
         lines.append(Line(f"{total.input_tokens:,} tokens in, {total.output_tokens:,} out"))
     lines += [Line(text) for text in _notes(summary)]
+    if freshness := _freshness(summary):
+        lines.append(freshness)
     lines += [Line(text, _NOTICE) for text in _warnings(summary)]
     if verbose:
         lines += [Line(text) for text in _details(summary)]
     if summary.total.requests:
-        lines.append(Line(_saved(summary.total), {"bold": True, "green": summary.total.saved > 0}))
+        lines.append(Line(_paid(total)))
+        saved = total.verdicts_list_price > total.verdicts_cost
+        lines.append(Line(_saved(total), {"bold": True, "green": saved}))
     bought = [row for row in summary.lanes if row.lane != "cache"]
     if len(bought) > 1 or any(row.lane == "flex" for row in bought):
         lines += [Line(_by_lane(row)) for row in bought]
-    return lines
+    return lines if width >= WRAPPED else [part for line in lines for part in _wrapped(line, width)]
 
 
 def _by_lane(row: LaneRow) -> str:
@@ -99,6 +112,7 @@ def estimate_lines(estimates: Mapping[tuple[str, str], Estimate]) -> list[Line]:
         for (_, model), one in sorted(estimates.items())
         if (what := _missing(one))
     ]
+    lines += [Line(text) for text in _lanes_side_by_side(estimates.values())]
     lines.append(Line(_least_and_most(estimates.values()), _BOLD))
     lines.append(
         Line(
@@ -195,8 +209,26 @@ def _table(summary: Summary, width: int) -> list[str]:
         last, tokens = len(head) - 1, (2 + len(counts), 3 + len(counts))
         dropped = ((), (last,), (last, *tokens), (last, *tokens, last - 1))
         tables = [[_without(row, places) for row in rows] for places in dropped]
-        rows = next((one for one in tables if _narrowest(one) <= width), tables[-1])
+        fitting = [one for one in tables if _narrowest(one) <= width]
+        if not fitting:
+            return _stacked(tables[-1], width)
+        rows = fitting[0]
     return _aligned(rows, width) if shown else []
+
+
+def _stacked(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Return a table of which no form fits: two lines for each row."""
+    head, *body = rows
+    lines: list[str] = []
+    for row in body:
+        facts = (f"{what} {cell}" for what, cell in zip(head[2:], row[2:], strict=True) if cell)
+        lines += [shorten_line(" ".join(row[:2]), width), f"  {', '.join(facts)}"]
+    return lines
+
+
+def shorten_line(text: str, width: int) -> str:
+    """Cut a line at its end, so that it fits."""
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _without(row: Sequence[str], places: Sequence[int]) -> list[str]:
@@ -238,11 +270,22 @@ def _notes(summary: Summary) -> Iterable[str]:
         if row.served:
             names = ", ".join(one_line(name) for name in row.served)
             yield f"{one_line(row.model)} was served by {names}"
-    if summary.cache_ages:
-        youngest, oldest = map(duration, summary.cache_ages)
-        yield f"cached answers are {youngest}{'' if youngest == oldest else f' to {oldest}'} old"
+    if summary.cache_ages and not _bought_nothing(summary):
+        yield f"cached answers are {ages(*summary.cache_ages)} old"
     for host, count, why in summary.passed:
         yield f"{_count(count, 'call')} to {one_line(host)} ran in real time: {one_line(why)}"
+
+
+def _bought_nothing(summary: Summary) -> bool:
+    return 0 < summary.total.requests == summary.total.cached
+
+
+def _freshness(summary: Summary) -> Line | None:
+    """Say that old answers alone were judged: loud where they are older than a day."""
+    if not _bought_nothing(summary) or summary.cache_ages is None:
+        return None
+    loud = summary.cache_ages[1] >= DAY
+    return Line(nothing_bought(summary.cache_ages), _NOTICE | _BOLD if loud else {})
 
 
 def _warnings(summary: Summary) -> Iterable[str]:
@@ -270,13 +313,27 @@ def _details(summary: Summary) -> Iterable[str]:
         yield f"{what} replayed although generated identifiers in the request differed"
 
 
+def _paid(total: SummaryRow) -> str:
+    text = f"this run: paid {money(total.paid)} for {_count(total.requests, 'request')}"
+    if total.cached:
+        text += f", {total.cached:,} of them answered from the cache"
+    if total.unknown:
+        text += f", {_count(total.unknown, 'request')} of unknown price left out"
+    return text
+
+
 def _saved(total: SummaryRow) -> str:
-    left_out = f", {_count(total.unknown, 'request')} of unknown price left out"
+    listed, cost = total.verdicts_list_price, total.verdicts_cost
+    percent = float(100 * (listed - cost) / listed) if listed else 0.0
     return (
-        f"saved {money(total.saved)} ({total.saved_percent:.1f} %) of {money(total.list_price)}"
-        f" list price; paid {money(total.paid)} for {_count(total.requests, 'request')}"
-        f"{left_out if total.unknown else ''}"
+        f"these verdicts: saved {money(listed - cost)} ({percent:.1f} %) of {money(listed)} list "
+        f"price; their answers cost {money(cost)} when they were bought"
     )
+
+
+def _wrapped(line: Line, width: int) -> list[Line]:
+    parts = textwrap.wrap(line.text, width, subsequent_indent="  ", break_on_hyphens=False)
+    return [Line(part, line.markup) for part in parts if len(line.text) > width] or [line]
 
 
 def _no_known(number: int, model: str, what: str) -> str:
@@ -300,6 +357,26 @@ def _missing(one: Estimate) -> str:
     if one.batch_price is None:
         return "batch price" if one.list_price is not None else "price"
     return "upper bound" if one.batch_upper is None else ""
+
+
+def _lanes_side_by_side(estimates: Iterable[Estimate]) -> list[str]:
+    total = add_estimates(estimates)
+    lanes = (
+        ("batch", total.batch_likely, total.batch_upper, "minutes to 24 hours"),
+        ("flex", total.batch_likely, total.batch_upper, "seconds to 15 minutes, where it is sold"),
+        ("real time", total.list_likely, total.list_upper, "seconds"),
+    )
+    rows = [["lane", "likely", "at most", "answers in"]]
+    rows += [[name, _amount(likely), _amount(most), time] for name, likely, most, time in lanes]
+    known = total.requests - total.assumed
+    told = f"{known:,} of {total.requests:,} by the length of earlier answers of the same test"
+    if total.assumed:
+        told += f", the others as if an answer had {ASSUMED_OUTPUT} tokens"
+    return [*_aligned(rows), f"likely: {told}"]
+
+
+def _amount(price: Decimal | None) -> str:
+    return "unknown" if price is None else money(price)
 
 
 def _least_and_most(estimates: Iterable[Estimate]) -> str:

@@ -7,7 +7,7 @@ import re
 from decimal import Decimal
 
 __all__ = [
-    "duration", "escape", "money", "one_line", "shorten",
+    "ages", "duration", "escape", "money", "nothing_bought", "one_line", "shorten",
 ]  # fmt: skip
 
 # C0 and C1 controls bar \n and \t, marks that reorder or hide text, unusual line ends, surrogates.
@@ -60,3 +60,15 @@ def duration(seconds: float) -> str:
         if left >= size:
             return f"{left // size}{unit}{left % size // lower_size:02d}{lower}"
     return f"{left}s"
+
+
+def ages(youngest: float, oldest: float) -> str:
+    """Write ages in seconds as a person says them: ``5m10s``, ``3h00m to 9 days``."""
+    told = [f"{one // 86_400:.0f} days" if one >= 2 * 86_400 else duration(one)
+            for one in (youngest, oldest)]  # fmt: skip
+    return " to ".join(dict.fromkeys(told))
+
+
+def nothing_bought(found: tuple[float, float] | None) -> str:
+    """Say that a run judged answers of the cache alone, given their ages in seconds."""
+    return f"nothing was bought: answers are {ages(*found)} old" if found else ""

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.chains import wrapped
 from support.suite import BATCH, CLAUDE, ONE_STEP, TWO_STEPS, Suite, end_jobs
 
 from pytest_langasync.cache.store import Store
@@ -71,6 +72,24 @@ def test_cancel(suite: Suite, provider: Sandbox, monkeypatch: pytest.MonkeyPatch
     assert len(provider.ledger()) == 1
     monkeypatch.delenv("OPENAI_API_KEY")
     provider.set_faults({"batch": [{"latency": 3600}]})
+
+
+def test_a_chains_job_is_known(
+    suite: Suite, provider: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(suite.path)
+    provider.set_faults({"batch": [{"latency": 3600}]})
+    job = wrapped().submit_batch(["a"])
+    text = command(suite, "show", job.id)[1]
+    assert text.startswith(f"{job.id}: chain ask, 1 input, going on, provider jobs: batch_")
+    assert "asked     About a" in text
+    status, text = command(suite, "cancel", job.id)
+    assert status == 0 and f"{job.provider_jobs[0]} is being cancelled" in text
+    end_jobs(provider)
+    later = wrapped().get_job(job.id)
+    assert later.wait(timeout=30) == [None] and later.status == "cancelled"
+    assert "1 input, cancelled" in command(suite, "show", job.id)[1]
+    assert provider.requests()["POST /v1/batches"] == 1
 
 
 def test_prune(suite: Suite, provider: Sandbox) -> None:

@@ -44,8 +44,21 @@ BATCH = ("--langasync-batch", "--langasync-poll-interval=0.05")
 LATER = ("test_waits", "test_waits_for_both", "test_waits_at_claude")
 """Tests of ``test_later.py``, whose last answers are not."""
 COLUMNS = ("provider", "model", "status", "asked", "ok", "failed", "paid")
-ADDED = frozenset({"tests[].failure", "tests[].xfail"})
+ADDED = frozenset(
+    {"tests[].failure", "tests[].xfail", "cache_ages_seconds", "cache_ages_seconds[]"}
+    | {
+        f"{row}.{name}"
+        for row in ("totals", "models[]")
+        for name in ("flex", "verdicts_cost_usd", "verdicts_list_price_usd")
+    }
+)
 """Fields that reports of schema 1 have got since, as in ``tests[].calls[].model``."""
+
+ON_PURPOSE = {
+    "pytest_langasync: CostMonitor: members: record_batch: parameter cost_per_request has another "
+    "default"
+}
+"""What has changed because it was of no use as it was: requests counted by hand cost nothing."""
 
 MAIN = Path(pytest_langasync.__file__).with_name("__main__.py").read_text("utf-8")
 """What ``python -m pytest_langasync`` runs."""
@@ -519,7 +532,7 @@ def interface(
 @pytest.mark.parametrize("part", INTERFACE)
 def test_nothing_that_was_offered_is_gone(part: str, interface: dict[str, Any]) -> None:
     assert INTERFACE[part], "there is something to lose"
-    assert list(golden_interface.broken(INTERFACE[part], interface[part])) == []
+    assert set(golden_interface.broken(INTERFACE[part], interface[part])) <= ON_PURPOSE
 
 
 def test_a_conftest_may_implement_the_hooks(play: Play, pytester: pytest.Pytester) -> None:

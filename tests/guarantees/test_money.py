@@ -66,8 +66,9 @@ def test_summary(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["homemade-7b"][5:7] == ["?", "?"]
     assert rows["total"][1] == "3" and rows["total"][4].endswith("+?")
     assert "1 request of model homemade-7b has no known price" in first.outlines
-    (saved,) = [line for line in first.outlines if line.startswith("saved ")]
-    assert saved.endswith("for 3 requests, 1 request of unknown price left out")
+    (paid,) = [line for line in first.outlines if line.startswith("this run: paid ")]
+    assert paid.endswith("for 3 requests, 1 request of unknown price left out")
+    (saved,) = [line for line in first.outlines if line.startswith("these verdicts: saved ")]
     assert "(50.0 %)" in saved
     reports = "--langasync-report=run.json,run.md,run.html"
     second = suite.run(reports)
@@ -77,9 +78,12 @@ def test_summary(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     assert models["homemade-7b"]["paid_usd"] is None and models["homemade-7b"]["unknown_price"] == 1
     assert models["gpt-4o-mini"]["list_price_usd"] > 0
     assert table(second)["model"][2] == "cache" and table(second)["total"][5] == "$0.00+?"
-    assert re.search(r"^cached answers are \d+s( to \d+s)? old$", second.stdout.str(), re.M)
-    (saved,) = [line for line in second.outlines if line.startswith("saved ")]
-    assert "(100.0 %)" in saved and "paid $0.00" in saved
+    old = r"^nothing was bought: answers are \d+s( to \d+s)? old$"
+    assert re.search(old, second.stdout.str(), re.M)
+    assert saved in second.outlines, "the verdicts cost what they cost, whoever paid"
+    assert any(line.startswith("this run: paid $0.00 for 3") for line in second.outlines)
+    assert "nothing was bought" in (suite.path / "run.md").read_text()
+    assert "Nothing was bought" in (suite.path / "run.html").read_text()
 
 
 def test_the_model_that_served(suite: Suite) -> None:
@@ -159,13 +163,15 @@ class TestEstimate:
     def test_it(self, suite: Suite, provider: Sandbox) -> None:
         suite.write(TWO_STEPS + ONE_STEP + CLAUDE + LIMITED + "def test_free(): pass\n")
         result = suite.plain("--langasync-estimate")
-        assert result.ret == 75 and verdict(result) == {"passed": 1, "deferred": 7}
+        assert result.ret == 0 and verdict(result) == {"passed": 1, "skipped": 7}
         assert not provider.requests() and not (suite.path / ".langasync").exists()
         rows = table(result)
         assert rows["gpt-4o-mini"][2] == "6" and rows["claude-sonnet-4-5"][2] == "1"
         assert rows["claude-sonnet-4-5"][4] == "64", "its output limit"
         text = output(result)
-        assert "first wave only" in text
+        assert "first wave only" in text and "deferred" not in text
+        assert "likely: 0 of 7 by the length of earlier answers" in text
+        assert re.search(r"^flex +\$[\d.]+ +\$[\d.]+ +seconds to 15", text, re.M)
         assert re.search(
             r"^\$[\d.]+ to \$[\d.]+ in real time, \$[\d.]+ to \$[\d.]+ as a", text, re.M
         )
@@ -179,9 +185,19 @@ class TestEstimate:
         suite.pytester.makeconftest("import openai\nCLIENT = openai.OpenAI()\n")
         suite.write(ONE_STEP + CLAUDE)
         result = suite.plain("--langasync-estimate")
-        assert result.ret == 75 and verdict(result) == {"deferred": 2}
+        assert result.ret == 0 and verdict(result) == {"skipped": 2}
         assert {"gpt-4o-mini", "claude-sonnet-4-5"} <= table(result).keys()
         assert not provider.requests()
+
+    def test_earlier_answers_tell_how_long_the_next_will_be(
+        self, suite: Suite, provider: Sandbox
+    ) -> None:
+        suite.write(ONE_STEP)
+        suite.plain(*BATCH)
+        result = suite.plain("--langasync-estimate", "--langasync-refresh")
+        assert result.ret == 0 and "likely: 1 of 1 by the length" in output(result)
+        likely = re.search(r"^batch +\$([\d.]+) ", output(result), re.M)
+        assert likely is not None and float(likely[1]) < 0.00001, "not that of 300 tokens"
 
     def test_of_an_unknown_model(self, suite: Suite, provider: Sandbox) -> None:
         suite.write(UNKNOWN)

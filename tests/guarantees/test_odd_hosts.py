@@ -98,6 +98,69 @@ def test_a_body_that_is_the_text_of_its_json(suite: Suite, host: Any) -> None:
     assert sorted(there.batched) == ["q0", "q1"]
 
 
+def test_a_job_that_fails_for_the_servers_own_key_is_not_sent_again(
+    suite: Suite, host: Any
+) -> None:
+    said = "Error code: 401 - {'error': 'Incorrect API key provided'}"
+
+    def failing(line: dict[str, Any]) -> dict[str, Any]:
+        error = {"code": "inference_failed", "message": said}
+        return {"custom_id": line["custom_id"], "response": None, "error": error}
+
+    there = host(row=failing)
+    result = suite.plain(*BATCH)
+    assert verdict(result) == {"failed": 2} and said.split(" - ")[0] in output(result)
+    assert sorted(there.batched) == ["q0", "q1"] and there.live == []
+    there.row = row
+    assert verdict(suite.plain(*BATCH)) == {"passed": 2}
+
+
+def test_a_job_that_fails_twice_with_one_message_is_not_sent_a_third_time(
+    suite: Suite, host: Any
+) -> None:
+    there = host(row=lambda line: row(line, {"error": {**FULL, "code": "broken"}}, 500))
+    assert verdict(suite.plain(*BATCH)) == {"failed": 2}
+    assert sorted(there.batched) == ["q0", "q0", "q1", "q1"]
+
+
+def test_words_and_shapes_of_other_servers(suite: Suite, host: Any) -> None:
+    """A status of its own, times as texts, rows without ``error``, nulls left out."""
+
+    def told(batch: dict[str, Any], polls: int) -> dict[str, Any]:
+        kept = {name: value for name, value in batch.items() if value is not None}
+        shown = {**kept, "status": "scheduling" if polls < 2 else "Completed"}
+        return {**shown, "created_at": "2033-05-18T03:33:20Z", "request_counts": {}}
+
+    def bare(line: dict[str, Any]) -> dict[str, Any]:
+        made = row(line)
+        return {"custom_id": made["custom_id"], "response": {**made["response"], "request_id": 7}}
+
+    there = host(batch=told, row=bare)
+    assert verdict(suite.plain(*BATCH)) == {"passed": 2}
+    assert sorted(there.batched) == ["q0", "q1"] and there.live == []
+
+
+def test_headers_of_one_call_make_no_job_for_each(suite: Suite, host: Any) -> None:
+    there = host()
+    headers = (
+        "{'X-Client-Request-Id': str(n), 'sentry-trace': f'{n}-1', 'b3': str(n), "
+        "'Helicone-Property-Session': str(n), 'x-datadog-trace-id': str(n)}"
+    )
+    suite.write(EVALS.replace('ask(f"q{n}")', f'ask(f"q{{n}}", extra_headers={headers})'))
+    assert verdict(suite.plain(*BATCH)) == {"passed": 2}
+    assert len(there.batches) == 1
+    (create,) = there.server.at("POST /v1/batches")
+    assert "sentry-trace" not in create.headers and "b3" not in create.headers
+
+
+def test_two_accounts_make_two_jobs(suite: Suite, host: Any) -> None:
+    there = host()
+    suite.write(EVALS.replace('f"q{n}")', 'f"q{n}", extra_headers={"Helicone-Auth": f"k{n}"})', 1))
+    assert verdict(suite.plain(*BATCH)) == {"passed": 2}
+    keys = sorted(seen.headers["helicone-auth"] for seen in there.server.at("POST /v1/batches"))
+    assert keys == ["k0", "k1"]
+
+
 def test_a_job_whose_id_is_a_uuid_is_resumed_with_an_empty_cache(suite: Suite, host: Any) -> None:
     ids = "5f0c8f1e-8e0f-4b7e-9d0c-3f5a2c1b7a{:02x}".format
     there = host(job_id=ids, batch=lambda batch, polls: {**batch, "metadata": None})

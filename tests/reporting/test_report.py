@@ -43,7 +43,7 @@ from pytest_langasync.reporting.terminal import (
     failure_section,
     summary_lines,
 )
-from pytest_langasync.reporting.text import duration, money, shorten
+from pytest_langasync.reporting.text import duration, money, nothing_bought, shorten
 
 START = 1_793_500_000.0
 HOSTILE = "a\x1b[2J\x9b31m\r\u202eb\u2028c\x07\ud800"
@@ -59,6 +59,8 @@ def a_row(**values: Any) -> SummaryRow:
         "output_tokens": 1_200,
         "list_price": Decimal("0.0246"),
         "paid": Decimal("0.0123"),
+        "verdicts_list_price": Decimal("0.0246"),
+        "verdicts_cost": Decimal("0.0123"),
     }
     return SummaryRow(**(given | values))
 
@@ -145,7 +147,8 @@ def test_shorten_keeps_both_ends() -> None:
 def test_summary_ends_with_what_was_saved() -> None:
     lines = summary_lines(a_summary(a_row()))
     assert lines[-1].text == (
-        "saved $0.0123 (50.0 %) of $0.0246 list price; paid $0.0123 for 12 requests"
+        "these verdicts: saved $0.0123 (50.0 %) of $0.0246 list price; their answers cost $0.0123 "
+        "when they were bought"
     )
     assert lines[-1].markup == {"bold": True, "green": True}
     head = ["provider", "model", "batch", "in", "out", "list", "paid"]
@@ -218,7 +221,7 @@ def test_summary_names_the_unknown_and_the_unusual() -> None:
     assert "cached answers are 1m00s to 2h00m old" in plain
     assert "2 calls to llm.example ran in real time: no batch API" in plain
     assert "1 request of batch_1 sent again: rate limit" in plain
-    assert plain[-1].endswith("12 requests of unknown price left out")
+    assert plain[-2].endswith("12 requests of unknown price left out")
     assert set(more) - set(plain) == {
         "changed: t.py::a",
         "job: batch_1",
@@ -472,6 +475,30 @@ def test_interrupted_says_how_to_go_on() -> None:
     assert "same command" in text[2]
     assert text[3].endswith("--langasync-resume=batch_abc")
     assert "no job is running" in interrupted_lines([])[0]
+
+
+def test_forty_columns_stay_readable() -> None:
+    lines = texts(summary_lines(a_summary(a_row(), cache_ages=(5.0, 777_600.0)), width=40))
+    assert max(map(len, lines)) <= 40
+    assert lines[:2] == ["openai gpt-4o-mini", "  batch 12, list $0.0246, paid $0.0123"]
+
+
+def test_old_answers_alone_are_told_loudly() -> None:
+    row = a_row(batched=0, cached=12, paid=Decimal(0))
+    for ages, loud in (((60.0, 777_600.0), True), ((60.0, 3600.0), False)):
+        lines = summary_lines(a_summary(row, cache_ages=ages))
+        (line,) = [line for line in lines if line.text.startswith("nothing was bought")]
+        assert bool(line.markup.get("bold")) is loud
+    assert texts(lines)[-2:] == [
+        "this run: paid $0.00 for 12 requests, 12 of them answered from the cache",
+        "these verdicts: saved $0.0123 (50.0 %) of $0.0246 list price; their answers cost $0.0123 "
+        "when they were bought",
+    ]
+    assert (
+        nothing_bought((60.0, 777_600.0)) == "nothing was bought: answers are 1m00s to 9 days old"
+    )
+    bought = texts(summary_lines(a_summary(a_row(cached=1), cache_ages=(60.0, 60.0))))
+    assert "cached answers are 1m00s old" in bought and "nothing was bought" not in str(bought)
 
 
 # --- JSON

@@ -57,32 +57,9 @@ def in_cache(*args: Any) -> bool:
     return isinstance(args[0], int) or ".langasync" in os.fspath(args[0])
 
 
-def warm_up() -> None:
-    """Import and use once what every run needs."""
-    import anthropic
-    import genai_prices.data
-    import httpx
-    import openai
-    import rich.live
-    import tenacity
-    from genai_prices import data_snapshot
-
-    import pytest_langasync.plugin.session
-
-    assert pytest_langasync.plugin.session and data_snapshot and genai_prices.data
-    assert httpx and rich.live and tenacity
-    with openai.OpenAI() as client:
-        message: Any = [{"role": "user", "content": "warm"}]
-        client.chat.completions.create(model="gpt-4o-mini", messages=message)
-        client.files.list()
-        client.batches.list()
-    with anthropic.Anthropic() as claude:
-        claude.messages.create(model="claude-haiku-4-5", max_tokens=9, messages=message)
-        claude.messages.batches.list()
-
-
 def run(order: dict[str, Any]) -> None:
     """Be the child: run pytest, and leave what was counted in ``log``."""
+    import httpx
     import httpx2
     import pytest
 
@@ -95,7 +72,8 @@ def run(order: dict[str, Any]) -> None:
     steps = Steps(order["kill_at"])
     for name in CHANGES:
         steps.wrap(os, name, in_cache)
-    steps.wrap(httpx2.HTTPTransport, "handle_request", lambda *_: True)
+    for library in (httpx, httpx2):  # batches go by the one, calls of the SDKs by the other
+        steps.wrap(library.HTTPTransport, "handle_request", lambda *_: True)
     status = pytest.main(order["arguments"])
     sys.stdout.flush()
     with open(order["log"], "w") as file:
@@ -105,6 +83,8 @@ def run(order: dict[str, Any]) -> None:
 
 def main() -> None:
     """Serve one order after the other."""
+    from libraries import warm_up  # this folder is on the path of a program that lies in it
+
     warm_up()
     for line in sys.stdin:
         order = json.loads(line)

@@ -19,6 +19,7 @@ from pytest_langasync.lanes.batch import Clients, Policy, QueuedRequest
 from pytest_langasync.lanes.batch.outcomes import (
     CAPACITY_CODES,
     guilty,
+    in_vain,
     why_again,
 )
 from pytest_langasync.lanes.batch.poll import (
@@ -331,6 +332,8 @@ class Batcher:
         lost: list[StoredRequest] = []
         requests = {request.key: request for request in self._store.requests_in(job.id)}
         refused = self._refused_rows(watch, finished)
+        if self._in_vain(watch, finished):
+            refused |= watch.asks.keys()
         for key, ask in watch.asks.items():
             if key in refused:
                 continue
@@ -345,6 +348,19 @@ class Batcher:
             text = f"the provider returned no result for this request (job {job.id})"
             self._answer(job, lost, 500, "not_returned", text, retryable=True)
         self._send_again(job, again)
+
+    def _in_vain(self, watch: Watch, finished: Finished) -> bool:
+        """Whether the same would come back if a job were sent again."""
+        if finished.ok or finished.missing or watch.job.word == "gone":
+            return False
+        dialect, complaints = dialect_of(watch.job), []
+        for key in watch.asks:
+            answer = self._store.answer(key)
+            if answer is None or key not in finished.retryable:
+                return False
+            message = dialect.error_of(answer.body).get("message")
+            complaints.append((answer.status, str(message or "")))
+        return in_vain(complaints, watch.job.depth)
 
     def _refused_rows(self, watch: Watch, finished: Finished) -> frozenset[str]:
         """Note what the rows say that only a batch refuses; return the keys that it is about."""

@@ -52,6 +52,21 @@ def guilty(
     return requests, code
 
 
+KEY_REFUSED = re.compile(r"\b(401|403)\b|unauthori[sz]ed|invalid api key", re.IGNORECASE)
+"""What a server says in its rows that was itself refused where it asks."""
+
+
+def in_vain(complaints: Sequence[tuple[int, str]], depth: int) -> bool:
+    """Return whether to send a job again cannot help: all of it failed, with one message.
+
+    ``complaints`` are the status and the message of each request. Limits and times that have run
+    out pass by themselves.
+    """
+    if len(set(complaints)) != 1 or complaints[0][0] != 500 or not complaints[0][1]:
+        return False
+    return bool(KEY_REFUSED.search(complaints[0][1])) or (depth > 0 and len(complaints) > 1)
+
+
 def why_again(status: int) -> str:
     """Say in words why a request that failed for no fault of its own is sent again."""
     return f"{WORDS.get(status, 'failed')} ({status})"

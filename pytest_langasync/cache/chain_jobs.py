@@ -19,24 +19,9 @@ from pytest_langasync.exceptions import CacheError
 if TYPE_CHECKING:
     from pytest_langasync.cache.store import Store
 
-__all__ = ["JobCounts", "JobRecord", "load_record", "load_records", "new_record"]
+__all__ = ["JobRecord", "load_record", "load_records", "new_record"]
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class JobCounts:
-    """How far a job is known to be."""
-
-    inputs: int
-    done: int
-    """Inputs with a result or a final error."""
-    failed: int
-    """Inputs with a final error."""
-    requests: int = 0
-    """Requests in the provider's jobs that run now."""
-    answered: int = 0
-    """How many of these the provider says are answered."""
 
 
 @dataclass(frozen=True)
