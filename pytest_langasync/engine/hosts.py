@@ -11,7 +11,7 @@ from typing import Any
 from pytest_langasync import providers
 from pytest_langasync.cache import files
 from pytest_langasync.config import Settings
-from pytest_langasync.engine.access import Access
+from pytest_langasync.engine.credential_renewal import Access
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.interception.wire import untouched
 from pytest_langasync.models import MissingCall, Target

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from pytest_langasync import providers
 from pytest_langasync.costs.ledger import Ledger
 from pytest_langasync.engine import payloads
-from pytest_langasync.engine.access import Access
+from pytest_langasync.engine.credential_renewal import Access
 from pytest_langasync.engine.kept import is_final, pretended_deletion
 from pytest_langasync.engine.replay import Attempt, SendNow
 from pytest_langasync.interception.concurrency import ConcurrencyTracker

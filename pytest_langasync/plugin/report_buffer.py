@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from pytest_langasync.plugin import exit_status
 from pytest_langasync.plugin.other_plugins import (
     RUNS_THE_PROTOCOL,
     forget_result,
@@ -352,5 +353,4 @@ def fail_run(session: pytest.Session, name: str, message: str) -> None:
     if terminal is not None:
         terminal.stats.setdefault("failed", []).append(report)
     session.testsfailed += 1
-    if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED, 75):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    exit_status.fail(session)

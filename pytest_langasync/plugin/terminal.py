@@ -15,6 +15,7 @@ import pytest
 from pytest_langasync.config import CLOCK, Settings
 from pytest_langasync.costs.prices import Estimate
 from pytest_langasync.models import Answer, Call, Event, Job, MissingCall
+from pytest_langasync.plugin import exit_status
 from pytest_langasync.plugin.other_plugins import REALTIME_BECAUSE
 
 if TYPE_CHECKING:
@@ -24,16 +25,13 @@ if TYPE_CHECKING:
     from pytest_langasync.reporting.progress import Gathering, Progress
     from pytest_langasync.reporting.terminal import Line
 
-__all__ = ["EX_TEMPFAIL", "MISSED", "Reporter"]
+__all__ = ["MISSED", "Reporter"]
 
 LONGEST_FAILURE = 2_000
 """How many characters of a failure's message a report holds."""
 
 MISSED = "missed"
 """The section of a missed test's report that holds its failure."""
-
-EX_TEMPFAIL = 75
-"""Exit status when nothing failed but tests are still waiting (``sysexits.h``: try again later)."""
 
 
 class Reporter:
@@ -250,11 +248,7 @@ class Reporter:
         for nodeid in self.deferred:
             if lf is not None and getattr(lf, "lastfailed", None) is not None:
                 lf.lastfailed[nodeid] = True
-        if session.exitstatus in (pytest.ExitCode.OK, EX_TEMPFAIL):
-            if self._broken:
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
-            elif self.deferred:
-                session.exitstatus = EX_TEMPFAIL
+        exit_status.settle(session, deferred=bool(self.deferred), broken=self._broken)
         whole = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         stopped = self._left or session.shouldfail or session.shouldstop
         if (
@@ -331,7 +325,7 @@ class Reporter:
         if exitstatus == pytest.ExitCode.USAGE_ERROR:  # whose message says why
             yield f"{len(self.deferred):,} deferred"
             return
-        status = f" (exit status {EX_TEMPFAIL})" if exitstatus == EX_TEMPFAIL else ""
+        status = f" (exit status {exitstatus})" if exitstatus == exit_status.EX_TEMPFAIL else ""
         yield f"{len(self.deferred):,} deferred{status}:"
         if self.terminal.hasopt("skipped"):  # -rs, -ra
             for nodeid, reason in self.deferred.items():
