@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import os
 import signal
 import sys
 import tempfile
@@ -60,6 +61,13 @@ def pytest_configure(config: pytest.Config) -> None:
     patch.setattr(sys, "dont_write_bytecode", False)
     config.add_cleanup(file.close)
     config.add_cleanup(patch.undo)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Start one worker more than there are cores: a fifth of the time tests wait for a server."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (cores or 1) + 1
 
 
 @pytest.hookimpl(trylast=True)
