@@ -8,6 +8,7 @@ of a second; never a bare date, an ordinary number or a word. Pure functions, no
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -51,8 +52,21 @@ _KINDS = {
     "seconds": _SECONDS,
     "address": r"(?<=\bat )0x[0-9a-fA-F]{7,16}",
 }
+_SIGNED = r"\?[^\s\"'<>\\]*?\b(?:sig|Signature|X-Amz-Signature|X-Goog-Signature)=[^\s\"'<>\\]+"
+"""The query of a signed URL, which is signed anew each time."""
+_SIGNING = re.compile(
+    r"(?:sig|s[a-z]{1,3}|Signature|Expires|Policy|Key-Pair-Id|X-(?:Amz|Goog)-[\w-]+)=[^&]*"
+)
+"""The parameters that a signature consists of: Azure's, CloudFront's, S3's and Google's."""
+_CALL_IDS = frozenset({"tool_call_id", "tool_use_id", "call_id"})
+"""Keys whose values name a tool's call, whatever they look like: some clients make their own."""
+_CALLS = frozenset({"tool_use", "server_tool_use", "function_call"})
+"""Types of parts whose ``id`` does so, too; as does that of each of ``tool_calls``."""
+_REPLACED = 6
+"""Shorter names of calls are not looked for in texts: they may be anything."""
 _TOKEN = re.compile(
     "|".join(f"{_START}(?P<{kind}>{pattern}){_END}" for kind, pattern in _KINDS.items())
+    + rf"|(?P<signed>{_SIGNED})"
     + rf"|(?i:timestamp|epoch|unix ?time)[^\w<]{{0,3}}(?P<epoch>{_EPOCH})(?![\w.])"
 )
 _EPOCH_KEY = re.compile(r"(?i)(?:^|_)(?:timestamp|epoch|ts|time|now|at)(?:_m?s)?$")
@@ -69,8 +83,26 @@ def _found(text: str) -> Iterator[tuple[int, int, str]]:
         token = re.sub(f"^{_PREFIX}", "", match[kind]) if kind == "id" else match[kind]
         # A word, a number, a date or a name like "support2024" is none: letters and digits of an
         # identifier are mixed.
-        if kind not in {"id", "ulid", "hex"} or len(_RUNS.findall(token)) > _unmixed(token):
+        mixed = len(_RUNS.findall(token)) > _unmixed(token) or (kind == "id" and _any_case(token))
+        if kind not in {"id", "ulid", "hex"} or mixed:
             yield *match.span(kind), kind
+
+
+def _any_case(token: str) -> bool:
+    """Return whether capitals and small letters stand as in no name: not even in camel case."""
+    switches = sum(a.isupper() != b.isupper() for a, b in itertools.pairwise(token))
+    return len(token) >= 16 and switches >= 0.4 * len(token)
+
+
+def _is_call_id(key: str, value: Any, part: Any, place: str) -> bool:
+    """Return whether a value names a tool's call.
+
+    ``part`` is the object that holds it under ``key``, and ``place`` the key of that object.
+    """
+    if not (isinstance(value, str) and value):
+        return False
+    named = key == "id" and (place == "tool_calls" or part.get("type") in _CALLS)
+    return key in _CALL_IDS or named
 
 
 def _unmixed(token: str) -> int:
@@ -86,6 +118,8 @@ def _split(text: str) -> tuple[list[str], list[str]]:
     for start, end, kind in _found(text):
         token = text[start:end]
         form = {"path": _LAST_NUMBERS.sub("0", token), "hex": str(len(token))}.get(kind, "")
+        if kind == "signed":
+            form = _SIGNING.sub("", token)
         if kind == "id":
             form = re.split("[_-]", token)[0]
         literal += [text[position:start], kind, form]
@@ -109,7 +143,7 @@ def mask(body: Any) -> tuple[str, list[str]]:
 
     def masked(value: Any, key: str = "") -> Any:
         if isinstance(value, Mapping):
-            return {name: masked(value[name], name) for name in sorted(value)}
+            return {name: within(value, name, key) for name in sorted(value)}
         if isinstance(value, (list, tuple)):
             return [masked(item, key) for item in value]
         if _is_epoch(key, value):
@@ -122,6 +156,12 @@ def mask(body: Any) -> tuple[str, list[str]]:
             parts += [value[position:start], f"<{kind}:{number}>"]
             position = end
         return "".join([*parts, value[position:]])
+
+    def within(part: Mapping[str, Any], name: str, place: str) -> Any:
+        value = part[name]
+        if _is_call_id(name, value, part, place) and not list(_found(value)):
+            return f"<call:{numbers.setdefault(value, len(numbers) + 1)}>"
+        return masked(value, name)
 
     return canonical_json(masked(body)), list(numbers)
 
@@ -140,7 +180,7 @@ def same_but_for_tokens(old: Any, new: Any) -> dict[str, str] | None:
 
     def same(a: Any, b: Any, key: str = "") -> bool:
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            return a.keys() == b.keys() and all(same(a[k], b[k], k) for k in a)
+            return a.keys() == b.keys() and all(alike(a, b, k, key) for k in a)
         if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
             return len(a) == len(b) and all(same(x, y, key) for x, y in zip(a, b, strict=True))
         if isinstance(a, str) and isinstance(b, str):
@@ -150,9 +190,15 @@ def same_but_for_tokens(old: Any, new: Any) -> dict[str, str] | None:
             return pair(canonical_json(a), canonical_json(b))
         return type(a) is type(b) and canonical_json(a) == canonical_json(b)
 
+    def alike(a: Mapping[str, Any], b: Mapping[str, Any], name: str, place: str) -> bool:
+        one, other = a[name], b[name]
+        if _is_call_id(name, one, a, place) and _is_call_id(name, other, b, place):
+            return pair(one, other)
+        return same(one, other, name)
+
     if not same(old, new):
         return None
-    return {a: b for a, b in there.items() if a != b}
+    return {a: b for a, b in there.items() if a != b and len(a) >= _REPLACED}
 
 
 def replace_tokens(answer_body: Any, mapping: Mapping[str, str]) -> Any:

@@ -304,3 +304,40 @@ def test_likeness_of_huge_bodies_is_cheap() -> None:
     start = time.perf_counter()
     assert nearest(huge[1], huge) == 1
     assert time.perf_counter() - start < 5
+
+
+def _agent(first: str, second: str) -> dict[str, Any]:
+    return {
+        "messages": [
+            {"role": "assistant", "tool_calls": [{"id": first, "type": "function"}]},
+            {"role": "tool", "tool_call_id": second, "content": "42"},
+            {"role": "assistant", "content": [{"type": "tool_use", "id": first, "name": "f"}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": second}]},
+        ],
+        "input": [{"type": "function_call_output", "call_id": second, "output": "1"}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("1b9d6bcd4", "91ab3f0c2"), ("abcdefgh", "zyxwvuts"), ("call 1", "call 2"), ("7", "8")],
+)
+def test_names_of_tool_calls_may_have_any_form(old: str, new: str) -> None:
+    found = same_but_for_tokens(_agent(old, old), _agent(new, new))
+    assert found is not None and found == ({old: new} if len(old) >= 6 else {})
+    assert same_but_for_tokens(_agent(old, old), _agent(new, old)) is None, "not renamed alike"
+    assert mask(_agent(old, old))[0] == mask(_agent(new, new))[0]
+    elsewhere = {"messages": [{"content": old}]}
+    assert same_but_for_tokens(elsewhere, {"messages": [{"content": new}]}) is None
+
+
+def test_signed_urls_and_mixed_case() -> None:
+    azure = "see https://x.blob.core.windows.net/a.png?sv=2024-01-01&se={}&sig={}&part=3"
+    old, new = azure.format("2026-11-01T10:00Z", "aB%2F1"), azure.format("2026-11-02T11:00Z", "zz")
+    assert same_but_for_tokens({"t": old}, {"t": new}) is not None
+    assert same_but_for_tokens({"t": old}, {"t": new.replace("part=3", "part=4")}) is None
+    assert same_but_for_tokens({"t": "a?st=CA"}, {"t": "a?st=NY"}) is None
+    one, other = "toolu_aBcDeFgHiJkLmNoPq", "toolu_ZyXwVuTsRqPoNmLkJ"
+    assert same_but_for_tokens({"t": one}, {"t": other}) == {one: other}
+    names = ("file_getCurrentWeatherInTown", "file_getAnotherWeatherInTown")
+    assert same_but_for_tokens({"t": names[0]}, {"t": names[1]}) is None

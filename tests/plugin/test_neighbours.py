@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import pytest
+from support.modules import module
 from support.suite import LATER, Suite, let_end, output, verdict
 
 TWO_CALLS = """
@@ -388,3 +390,15 @@ __test__ = {"example": ">>> from llm import ask; 'hello' in ask('hello')\\nTrue"
     assert (result.ret, verdict(result)) == (75, {"deferred": 2}), output(result)
     let_end(suite.provider)
     assert verdict(suite.run(*args)) == {"passed": 2}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_modules_made_at_random(suite: Suite, seed: int) -> None:
+    """Each test's verdict is the one it has when all calls are answered in place."""
+    suite.write(module(seed))
+    options = ("-rA", "--tb=no", "-p", "no:cacheprovider")
+    seen = []
+    for more in (("--langasync-realtime",), ()):
+        shown = output(suite.run(*options, f"--langasync-cache-dir=cache{len(seen)}", *more))
+        seen.append(sorted(re.findall(r"^(PASSED|FAILED|ERROR) \S+::(\S+)", shown, re.MULTILINE)))
+    assert seen[0] == seen[1] and len(seen[0]) >= 4
