@@ -186,6 +186,8 @@ class Scores:
             return report
         record = item.stash.get(RECORD_KEY, None)
         data: dict[str, Any] = {"group": group_of(item), "required": options.min_pass_rate}
+        if given := parameters_of(item):
+            data["parameters"] = given
         if runner := realtime_because(item):
             data["realtime_because"] = runner
         if record is not None:
@@ -368,6 +370,18 @@ def group_of(item: pytest.Item) -> str:
     """Return the node ID of a test function without its parameters."""
     name = getattr(item, "originalname", None) or item.name
     return f"{item.parent.nodeid}::{name}" if item.parent is not None else item.nodeid
+
+
+def parameters_of(item: pytest.Item) -> dict[str, Any]:
+    """Return what a test is parametrized with, as far as these are plain values."""
+    callspec = getattr(item, "callspec", None)
+    given: dict[str, Any] = {} if callspec is None else callspec.params
+    return {
+        name: value
+        for name, value in given.items()
+        if name not in ("langasync_case", "langasync_repeat")
+        and (value is None or isinstance(value, (str, bool, int, float)))
+    }
 
 
 def properties(record: Langasync) -> list[tuple[str, object]]:

@@ -22,6 +22,7 @@ Under pytest-xdist each worker has a ``Session``; the controller has a ``Control
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -52,6 +53,16 @@ __all__ = ["OPTIONS_KEY", "LeaveOut", "Session"]
 T = TypeVar("T")
 OPTIONS_KEY = pytest.StashKey[MarkerOptions]()
 ATTEMPT_KEY = pytest.StashKey[int]()
+
+
+def _is_watched(session: pytest.Session) -> bool:
+    """Return whether somebody follows a test as it runs: in a debugger, or its prints.
+
+    A call in real time is then sent where the test makes it, so that it runs once and in order.
+    """
+    option = session.config.option
+    debugged = option.usepdb or getattr(option, "trace", False) or "pydevd" in sys.modules
+    return debugged or (option.capture == "no" and len(session.items) == 1)
 
 
 class Session:
@@ -144,6 +155,8 @@ class Session:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         self._interrupts.install()
+        if _is_watched(session):
+            self.run.replay.send_in_place()
         try:
             result = yield
             if session.shouldfail or session.shouldstop:  # a worker of xdist's does not raise

@@ -35,6 +35,9 @@ _VERDICTS = (
 )  # fmt: skip
 
 
+ORDER = ("failed", "error", "missed", "xpassed", "deferred", "passed", "xfailed", "skipped")
+
+
 def html_page(run: RunReport, *, history: Sequence[RunFigures] = ()) -> str:
     """Return the page of a run.
 
@@ -52,7 +55,8 @@ def html_page(run: RunReport, *, history: Sequence[RunFigures] = ()) -> str:
     style, script = (environment.loader.get_source(environment, name)[0] for name in _ASSETS)  # type: ignore[union-attr]
     verdicts = [test.verdict for test in run.tests]
     texts = _Texts()
-    cases = [_case(test, change, texts) for test, change in _with_change(run)]
+    tests = sorted(_with_change(run), key=lambda pair: _rank(pair[0]))
+    cases = [_case(test, change, texts) for test, change in tests]
     # ASCII, and no character that could end the element it stands in.
     data = json.dumps({"cases": cases, "texts": list(texts.numbers), "left_out": texts.left_out})
     return environment.get_template("report.html").render(
@@ -128,6 +132,11 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1, default=str)
 
 
+def _rank(test: TestReport) -> int:
+    """Where a test stands: what needs a look comes first, each kind in the order of the run."""
+    return ORDER.index(test.verdict) if test.verdict in ORDER else len(ORDER)
+
+
 @dataclass
 class _Change:
     """How a test differs from the baseline."""
@@ -159,6 +168,7 @@ def _case(test: TestReport, change: _Change, texts: _Texts) -> dict[str, Any]:
         "id": escape(test.id),
         "verdict": test.verdict,
         "group": escape(test.group or ""),
+        "parameters": [(_name(k), _name(v)) for k, v in test.parameters.items()],
         "scores": [
             {
                 "name": _name(name),

@@ -117,7 +117,16 @@ class TestReport(_Model):
     __test__ = False
     model_config = ConfigDict(
         json_schema_extra=_may_lack(
-            "outcome", "group", "scores", "missed", "xfail", "failure", "case", "calls", "deferred"
+            "outcome",
+            "group",
+            "parameters",
+            "scores",
+            "missed",
+            "xfail",
+            "failure",
+            "case",
+            "calls",
+            "deferred",
         )
     )
 
@@ -128,6 +137,8 @@ class TestReport(_Model):
     verdict: the run was stopped before, or this is no test."""
     group: str | None = None
     """The test function, of a marked test."""
+    parameters: dict[str, ScoreValue] = {}
+    """What the test is parametrized with, as far as these are numbers, booleans or texts."""
     scores: dict[str, Score] = {}
     missed: bool = False
     """Whether it failed and its gate allows for that."""
@@ -254,6 +265,7 @@ class Comparison(_Model):
 _TEXTS: dict[str, Any] = {
     "case": True,
     "failure": True,
+    "parameters": True,
     "scores": {"__all__": {"reason"}},
 }
 """Of a test, what a prompt or an answer stands in."""

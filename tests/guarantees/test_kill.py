@@ -136,15 +136,32 @@ def sample(count: int) -> Iterator[int]:
         stride //= 2
 
 
+PARTS = 8
+"""Parts of the exhaustive test, which workers share."""
+
+
 @pytest.mark.parametrize(
-    "some", [12, pytest.param(10_000, marks=[pytest.mark.exhaustive, pytest.mark.timeout(3600)])]
+    "part",
+    [
+        pytest.param(slice(12), id="a sample"),
+        *(
+            pytest.param(
+                slice(12 + number, None, PARTS),
+                marks=[pytest.mark.exhaustive, pytest.mark.timeout(1200)],
+                id=f"part {number + 1} of the rest",
+            )
+            for number in range(PARTS)
+        ),
+    ],
 )
-def test_killed_at_every_step(zygote: Zygote, provider: Sandbox, tmp_path: Path, some: int) -> None:
+def test_killed_at_every_step(
+    zygote: Zygote, provider: Sandbox, tmp_path: Path, part: slice
+) -> None:
     provider.reset()
     status, names = zygote.run(a_suite(tmp_path, "whole"), *OPTIONS)
     assert status == 1, zygote.output()
     assert len(names) > 100 and {"before fsync", "after handle_request"} <= set(names)
-    for step in itertools.islice(sample(len(names)), some):
+    for step in itertools.islice(sample(len(names)), part.start, part.stop, part.step):
         provider.reset()
         directory = a_suite(tmp_path, f"killed-{step}")
         status, _ = zygote.run(directory, *OPTIONS, kill_at=step)

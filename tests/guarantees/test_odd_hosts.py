@@ -180,6 +180,13 @@ def test_a_host_that_lists_batches_and_has_no_files(suite: Suite, host: Any) -> 
     assert output(result).count("it has no batch API") == 1
 
 
+def test_what_batches_refuse_goes_in_real_time_under_xdist(suite: Suite, host: Any) -> None:
+    there = host(row=refused_rows)
+    result = suite.plain("-n", "2", *BATCH)
+    assert verdict(result) == {"passed": 2}, output(result)
+    assert sorted(there.batched) == sorted(there.live) == ["q0", "q1"]
+
+
 NO_LIST = {
     "404": Say({"detail": "x"}, 404),
     "500": Say({"error": {**FULL, "code": "500"}}, 500),

@@ -148,6 +148,7 @@ def test_a_stopped_run_breaks_no_later_one(suite: Suite, monkeypatch: pytest.Mon
     tests = json.loads((suite.path / "run.json").read_text())["tests"]
     assert [test.get("outcome") for test in tests] == ["failed", None]
     assert tests[1]["calls"], "its answer was paid for"
+    assert tests[0]["parameters"] == {"n": 0}
     again = suite.run(BASELINE, reports)
     again.stdout.fnmatch_lines(["1 tests in both, 1 new, 0 not run"])
     for page in ("summary.md", "run.html"):

@@ -201,3 +201,10 @@ def test_workers_of_xdist_wait_together(suite: Suite, provider: Sandbox) -> None
     assert verdict(result) == {"passed": 21}
     assert "sending realtime-1 openai gpt-4o-mini 21 requests" in output(result)
     assert len(provider.ledger()) == 22
+
+
+@pytest.mark.parametrize("option", ["-s", "--pdb"])
+def test_a_test_that_is_watched_runs_once(suite: Suite, provider: Sandbox, option: str) -> None:
+    suite.write("@pytest.mark.langasync\ndef test_it():\n    trace('run')\n    ask('one')\n")
+    assert verdict(suite.plain("--langasync-realtime", option)) == {"passed": 1}
+    assert suite.traced() == ["run"]

@@ -611,3 +611,16 @@ def test_what_is_no_report_is_told_in_a_line(document: Any, why: str) -> None:
     with pytest.raises(ValueError, match=why) as error:
         read_report(document)
     assert "\n" not in str(error.value)
+
+
+def test_the_page_shows_failures_first_and_parameters() -> None:
+    words = ("passed", "skipped", "failed", "error")
+    tests = [{"id": f"t::{word}", "group": "t", "outcome": word} for word in words]
+    tests[0]["parameters"] = {"model": "gpt-5", "temperature": 0.5}  # type: ignore[assignment]
+    page = html_page(read_report({"tests": tests}))
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert [case["verdict"] for case in data["cases"]] == ["failed", "error", "passed", "skipped"]
+    assert data["cases"][2]["parameters"] == [["model", "gpt-5"], ["temperature", "0.5"]]
+    report = read_report({"tests": tests, "totals": {"requests": 1, "paid_usd": 0.0}})
+    cards = html_page(report)
+    assert cards.index("<dt>Failed</dt>") < cards.index("<dt>Paid</dt>")

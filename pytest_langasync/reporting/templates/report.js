@@ -68,6 +68,7 @@
     const all = make("div");
     row.id = id;
     cell.colSpan = table.classList.contains("unchanged") ? 5 : 6;
+    if (one.parameters.length) all.append(filled(make("p"), ...one.parameters.flatMap(([name, value], index) => [index ? " · " : "", own(name), " = ", own(value)])));
     section(all, make("h3", "Failure"), one.failure);
     for (const score of one.scores) {
       const heading = filled(make("h3"), own(score.name), ": ", own(score.value));
@@ -130,7 +131,7 @@
 
   const numbers = (one) => [one.failure, one.input, one.expected, one.output, ...one.scores.map((s) => s.reason),
     ...one.calls.flatMap((c) => [c.answered, ...c.said.map(([, number]) => number)])].filter((n) => n !== null);
-  const names = (one) => [one.id, ...one.scores.flatMap((s) => [s.name, short(s.value)]), ...one.waits,
+  const names = (one) => [one.id, ...one.parameters.flat(), ...one.scores.flatMap((s) => [s.name, short(s.value)]), ...one.waits,
     ...one.calls.flatMap((c) => [c.job_id, c.model, c.served_model])].join("\n").toLowerCase();
   let lower;
 
