@@ -7,7 +7,9 @@ from collections import Counter
 
 import pytest
 from support.modules import module
-from support.suite import LATER, Suite, let_end, output, verdict
+from support.suite import BATCH, LATER, Suite, let_end, output, verdict
+
+from pytest_langasync.sandbox import Sandbox
 
 TWO_CALLS = """
 RESULTS = []
@@ -393,12 +395,11 @@ __test__ = {"example": ">>> from llm import ask; 'hello' in ask('hello')\\nTrue"
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_modules_made_at_random(suite: Suite, seed: int) -> None:
-    """Each test's verdict is the one it has when all calls are answered in place."""
+def test_modules_made_at_random(suite: Suite, provider: Sandbox, seed: int) -> None:
+    """Each test's verdict in batch mode is the one of a plain pytest run."""
     suite.write(module(seed))
-    options = ("-rA", "--tb=no", "-p", "no:cacheprovider")
     seen = []
-    for more in (("--langasync-realtime",), ()):
-        shown = output(suite.run(*options, f"--langasync-cache-dir=cache{len(seen)}", *more))
+    for mode in ((), BATCH):
+        shown = output(suite.plain("-rA", "--tb=no", "-p", "no:cacheprovider", *mode))
         seen.append(sorted(re.findall(r"^(PASSED|FAILED|ERROR) \S+::(\S+)", shown, re.MULTILINE)))
     assert seen[0] == seen[1] and len(seen[0]) >= 4
