@@ -189,7 +189,12 @@ OwnPriceLine = tuple[str, tuple[tuple[str, float], ...]]
 RATES = ("input", "output", "cached", "cache_write", "batch")
 
 
-def _prices(text: str) -> tuple[OwnPriceLine, ...]:
+def own_prices(text: str) -> tuple[OwnPriceLine, ...]:
+    """Parse a table of prices: lines such as ``my-model = input 3, output 12``.
+
+    Raises:
+        ConfigurationError: a line is none.
+    """
     found: list[OwnPriceLine] = []
     for line in filter(None, map(str.strip, re.split(r"[\n;]", text))):
         name, _, rates = (part.strip() for part in line.partition("="))
@@ -421,7 +426,7 @@ OPTIONS: tuple[Option, ...] = (
         "prices that add to the published ones or go before them, one a line: "
         "'MODEL = input 3, output 12' in USD for a million tokens, 'TOOL_call = 0.01' for one call",
         "PRICES",
-        _prices,
+        own_prices,
         ini=True,
         cli=False,
     ),

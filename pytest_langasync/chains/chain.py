@@ -14,7 +14,7 @@ from pytest_langasync.cache.chain_jobs import JobRecord, load_record, load_recor
 from pytest_langasync.chains.invoke import Invoker
 from pytest_langasync.chains.job import BatchJob
 from pytest_langasync.chains.runner import Listener, Runner, input_names
-from pytest_langasync.config import Settings
+from pytest_langasync.config import Settings, own_prices
 from pytest_langasync.costs.prices import Estimate, add_estimates
 from pytest_langasync.exceptions import ConfigurationError
 from pytest_langasync.models import AttemptOptions, Event, MissingCall
@@ -237,6 +237,7 @@ def wrap_chain(
     cache_dir: str | Path = ".langasync",
     poll_interval: float = 60.0,
     max_cost: float | None = None,
+    prices: str = "",
     store_prompts: bool = True,
     sandbox: bool = False,
     sandbox_latency: float = 0.0,
@@ -253,6 +254,8 @@ def wrap_chain(
             pytest plugin uses, too.
         poll_interval: the longest pause between two looks at a job, in seconds.
         max_cost: refuse to send a wave when the job may cost more than this, in USD.
+        prices: prices that go before the published ones, as ``langasync_prices``:
+            ``"my-model = input 3, output 12"`` in USD for a million tokens.
         store_prompts: keep requests and inputs in the cache, not only digests of requests.
         sandbox: send to the embedded local provider: no key, no network, no cost.
         sandbox_latency: how long a sandbox batch takes, in seconds.
@@ -269,7 +272,7 @@ def wrap_chain(
     settings = Settings(
         rootdir=find_root(Path.cwd()), batch=True, cache_dir=str(cache_dir),
         poll_interval=poll_interval, max_cost=max_cost, sandbox=sandbox,
-        sandbox_latency=sandbox_latency, store_prompts=store_prompts,
+        sandbox_latency=sandbox_latency, store_prompts=store_prompts, prices=own_prices(prices),
     )  # fmt: skip
     return WrappedChain(chain, settings, name=_name(chain), sandbox_reply=sandbox_reply)
 

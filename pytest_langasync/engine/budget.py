@@ -50,6 +50,7 @@ class Budget:
         self._limit = None if limit is None else Decimal(str(limit))
         self._started_at = context.started_at
         self._option = option("max_cost")
+        self._table = "langasync_prices" if self._option.startswith("--") else option("prices")
         self._spent = Decimal(0)
         self._open: dict[str, _Commitment] = {}
 
@@ -132,7 +133,8 @@ class Budget:
         if upper is None:
             raise ConfigurationError(
                 f"{self._option}: no upper bound is known for {request.model!r}: "
-                f"{_why_unbounded(estimate)}, or leave the option away. Nothing was sent for it"
+                f"{_why_unbounded(estimate, self._table)}, or leave the option away. Nothing was "
+                "sent for it"
             )
         return _Commitment(upper, request.target, request.model)
 
@@ -176,9 +178,9 @@ def _function(owner: str) -> str:
     return owner.partition("[")[0]
 
 
-def _why_unbounded(estimate: Estimate) -> str:
+def _why_unbounded(estimate: Estimate, table: str) -> str:
     if estimate.list_price is None or estimate.batch_price is None:
-        return "it has no known price. Set one in langasync_prices"
+        return f"it has no known price. Set one in {table}"
     if estimate.output_tokens_upper is None:
         return "nothing limits its output. Set an output limit on its calls"
     return "a tool, a file or an earlier response can add to its input. Take these away"

@@ -135,6 +135,25 @@ def test_max_cost_is_named_as_it_is_given(provider: Sandbox) -> None:
     assert "--langasync" not in str(error.value) and not provider.ledger()
 
 
+def test_prices_of_ones_own(provider: Sandbox) -> None:
+    def homemade(text: str) -> Any:
+        import openai
+
+        with openai.OpenAI(max_retries=0) as client:
+            message: Any = [{"role": "user", "content": text}]
+            done = client.chat.completions.create(
+                model="homemade-7b", messages=message, max_tokens=5
+            )
+        return done.choices[0].message.content
+
+    with pytest.raises(ConfigurationError, match=r"no known price\. Set one in prices"):
+        wrapped(homemade, max_cost=1.0).submit_batch(["a"])
+    job = wrapped(homemade, max_cost=1.0, prices="homemade-* = input 2, output 8").submit_batch(
+        ["a"]
+    )
+    assert job.wait() and job.summary.total.paid > 0 and not job.summary.total.unknown
+
+
 def test_memory_is_named_in_the_advice(provider: Sandbox) -> None:
     memory: list[str] = []
 

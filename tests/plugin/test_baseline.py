@@ -155,6 +155,18 @@ def test_a_stopped_run_breaks_no_later_one(suite: Suite, monkeypatch: pytest.Mon
         assert "LLM evaluations" in (suite.path / page).read_text("utf-8")
 
 
+def test_xfail_is_xfail_in_every_report(suite: Suite) -> None:
+    suite.write(
+        "import pytest\n@pytest.mark.xfail(reason='known')\n@pytest.mark.langasync\n"
+        "def test_it(): assert ask('hello') == 'no'\n"
+    )
+    suite.run("--langasync-report=run.md,run.html,run.json").assert_outcomes(xfailed=1)
+    assert "**1 xfailed**" in (suite.path / "run.md").read_text("utf-8")
+    assert "<dt>Xfailed</dt>" in (suite.path / "run.html").read_text("utf-8")
+    (test,) = json.loads((suite.path / "run.json").read_text())["tests"]
+    assert (test["outcome"], test["xfail"]) == ("skipped", "known")
+
+
 def test_nothing_to_compare_with(suite: Suite) -> None:
     suite.write(GRADED)
     result = suite.run(BASELINE, GATE)

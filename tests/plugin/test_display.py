@@ -216,7 +216,7 @@ def test_one_age_for_one_answer(suite: Suite) -> None:
         "def test_it(): assert time.sleep(3) or ask('hello') == 'no'\n"
     )
     text = output(suite.run())
-    (told,) = re.findall(r"cached answers are (\w+) old", text)
+    (told,) = re.findall(r"answers are (\w+) old", text)
     assert re.findall(r", cache, (\w+) old", text) == [told]
 
 

@@ -161,7 +161,7 @@ class TestRealTime:
         assert [row["job_id"] for row in provider.ledger()] == ["", "", ""]
         again = suite.plain(*BATCH)
         assert again.ret == 0 and len(provider.ledger()) == 3
-        again.stdout.fnmatch_lines(["*cache*", "cached answers are *"])
+        again.stdout.fnmatch_lines(["*cache*", "nothing was bought: answers are *"])
         assert provider.requests()["POST /v1/batches"] == 0
 
     def test_streams(self, suite: Suite, provider: Sandbox) -> None:
