@@ -188,7 +188,7 @@ class TestFailure:
             "@pytest.mark.langasync\ndef test_error(): ask('[[status:400]]')\n"
         )
         result = suite.run("--tb=no", "-rN", "--show-capture=all")
-        result = suite.run("--tb=short")  # the second run answers from the cache, errors excepted
+        result = suite.run("--tb=short")  # the second run answers from the cache
         text = output(result)
         sections = text.split("langasync calls")[1:]
         assert len(sections) == 2, "a test that passed shows nothing"
@@ -202,7 +202,7 @@ class TestFailure:
         assert lines[5] == "    asked     hostile"
         assert "\\x1b]0;owned\\x07\\x1b[31m long" in lines[6] and "\x1b" not in bad
         assert re.search(r"… \[[\d,]+ characters left out\] …", lines[6]) and len(lines[6]) < 750
-        assert re.search(r"status 400, batch_\w{24}, batch, \d+s old", error)
+        assert re.search(r"status 400, batch_\w{24}, cache, \d+s old", error)
         assert "answered  invalid_request_error: The prompt asked for status 400" in error
 
 
