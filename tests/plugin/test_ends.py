@@ -71,7 +71,11 @@ class TestEnds:
         ):
             result.stdout.fnmatch_lines([f"langasync: retrying *: * sent again: {words}* (50?)"])
         provider.set_faults({})
-        assert verdict(suite.plain(*BATCH)) == {"passed": 4}
+        if 400 in fault.get("rows", {}).values():  # an answer until the request changes
+            assert verdict(suite.plain(*BATCH)) == verdict(result)
+            assert verdict(suite.plain(*BATCH, "--langasync-refresh")) == {"passed": 4}
+        else:
+            assert verdict(suite.plain(*BATCH)) == {"passed": 4}
 
     def test_failed_after_progress(self, suite: Suite, provider: Sandbox) -> None:
         self.suite_of_four(suite, "openai")

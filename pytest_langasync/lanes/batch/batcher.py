@@ -20,6 +20,7 @@ from pytest_langasync.lanes.batch.outcomes import (
     CAPACITY_CODES,
     guilty,
     in_vain,
+    names_a_line,
     why_again,
 )
 from pytest_langasync.lanes.batch.poll import (
@@ -458,8 +459,13 @@ class Batcher:
         if self._refuses_all(watch, status):
             return
         answered, code = guilty(status, requests, again=self._may_resend(watch))
-        again = code >= 500
-        self._answer(job, answered, code, status.reason_code, status.reason, retryable=again)
+        # A refusal of the whole batch that names none of its requests says nothing about any of
+        # them: it serves one verdict, and the next run asks again.
+        for_all = code == 400 and not names_a_line(status)
+        self._answer(
+            job, answered, code, status.reason_code, status.reason,
+            retryable=code >= 500 or for_all,
+        )  # fmt: skip
         named = {request.key for request in answered}
         others = [ask for key, ask in watch.asks.items() if key not in named]
         self._send_again(watch.job, [(ask, status.reason_code) for ask in others])

@@ -52,6 +52,11 @@ def guilty(
     return requests, code
 
 
+def names_a_line(status: JobStatus) -> bool:
+    """Return whether a rejection names the request that it is about."""
+    return status.reason_code in LINE_CODES and re.search(r"\bline \d+", status.reason) is not None
+
+
 KEY_REFUSED = re.compile(r"\b(401|403)\b|unauthori[sz]ed|invalid api key", re.IGNORECASE)
 """What a server says in its rows that was itself refused where it asks."""
 
