@@ -57,3 +57,21 @@ def types(session: nox.Session) -> None:
     """Static types, strict."""
     session.install("-e", ".[test,lint]")
     session.run("mypy")
+
+
+@nox.session(python="3.11")
+def coverage(session: nox.Session) -> None:
+    """Branch coverage of the quick tests, their processes included."""
+    session.install("-e", ".[test]")
+    data = str(Path(session.create_tmp()).resolve() / "coverage")
+    measured = {"COVERAGE_PROCESS_START": str(Path("pyproject.toml").resolve())}
+    session.run("pytest", "tests", "-n", "auto", env=measured | {"COVERAGE_FILE": data})
+    session.run("coverage", "combine", "--quiet", env={"COVERAGE_FILE": data})
+    session.run("coverage", "report", "--fail-under=95", env={"COVERAGE_FILE": data})
+
+
+@nox.session(python="3.11")
+def exhaustive(session: nox.Session) -> None:
+    """Every kill, every fault at every call, every full disk."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "tests", "-n", "auto", "-m", "exhaustive", *session.posargs)
