@@ -272,16 +272,8 @@ class AnthropicClient(BatchClient):
 
     def cancel(self, job_id: str) -> None:
         """Ask for cancellation; a job that has already ended is no error."""
-        path = f"{BATCHES}/{segment(job_id)}/cancel"
         missing = f"Anthropic does not know the batch {job_id}"
-        try:
-            self._channel.attempt(
-                lambda: self._channel.call("POST", path),
-                lambda failure: failure.transient and failure.status != 409,
-            )
-        except Failure as failure:
-            if failure.status not in (400, 409):
-                raise self._channel.explain(failure, f"cancelling {job_id}", missing) from None
+        self._channel.cancel(f"{BATCHES}/{segment(job_id)}/cancel", job_id, missing)
 
     def find(self, since: float, limit: int = 1000) -> Iterator[Found]:
         """Yield batches created in the second of ``since`` or later, newest first.

@@ -242,6 +242,26 @@ class Channel:
             return CreateUnknownError(f"{text}; it may exist all the same")
         return self.explain(failure, doing)
 
+    def cancel(self, path: str, job_id: str, missing: str) -> None:
+        """Ask for a job's cancellation; that it has already ended is no error.
+
+        Args:
+            path: where its cancellation is posted.
+            job_id: the provider's ID, for messages.
+            missing: the message of a ``JobNotFoundError`` for the provider's own 404.
+
+        Raises:
+            ConfigurationError, JobNotFoundError, ProviderError: as ``Client`` describes.
+        """
+        try:
+            self.attempt(
+                lambda: self.call("POST", path),
+                lambda failure: failure.transient and failure.status != 409,
+            )
+        except Failure as failure:
+            if failure.status not in (400, 409):
+                raise self.explain(failure, f"cancelling {job_id}", missing) from None
+
     def look(self, path: str) -> Mapping[str, Any] | Failure:
         """Return the list at ``path``, or what came in its place; trouble alone is asked again.
 

@@ -20,7 +20,7 @@ from pytest_langasync.models import (
 )
 from pytest_langasync.providers.base import Created, Found, Limits, Provider, Submission
 from pytest_langasync.providers.dialects import CHAT_COMPLETIONS, EMBEDDINGS
-from pytest_langasync.providers.failures import Failure, retry_after
+from pytest_langasync.providers.failures import retry_after
 from pytest_langasync.providers.http import BatchClient, Channel, Policy, Reply, lines, segment
 from pytest_langasync.providers.openai import NONCE, SUITE, to_result
 from pytest_langasync.providers.wire import Lenient, Moment, Objects, Row
@@ -193,16 +193,8 @@ class MistralClient(BatchClient):
 
     def cancel(self, job_id: str) -> None:
         """Ask for cancellation; a job that has already ended is no error."""
-        path = f"{JOBS}/{segment(job_id)}/cancel"
         missing = f"Mistral does not know the batch {job_id}"
-        try:
-            self._channel.attempt(
-                lambda: self._channel.call("POST", path),
-                lambda failure: failure.transient and failure.status != 409,
-            )
-        except Failure as failure:
-            if failure.status not in (400, 409):
-                raise self._channel.explain(failure, f"cancelling {job_id}", missing) from None
+        self._channel.cancel(f"{JOBS}/{segment(job_id)}/cancel", job_id, missing)
 
     def find(self, since: float, limit: int = 1000) -> Iterator[Found]:
         """Yield batches created in the second of ``since`` or later, newest first."""
